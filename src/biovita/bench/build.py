@@ -1,0 +1,196 @@
+"""A benchmark folder from a dataset folder: all 36 scenarios, from one seed.
+
+1. The items of a split are the sounds and pictures of `test_seen`, or of the withheld species (`test_unseen`).
+2. Every sound or picture whose taxon has samples in the other modality is a query; text asks once a taxon.
+3. The pool of a query is 100 taxa: its own, at a random place, and others drawn evenly, without replacement, from the
+   taxa that have samples. Where there are fewer taxa the pool is all of them, and the manifest says how many.
+4. A candidate stands with all its samples. At genus and family level these are the samples of all its species, the
+   query's own species among them, as in the release; in text, a name stands once for each of its species.
+
+Each scenario draws from a stream of its own over sorted tables, so its content depends on seed and dataset alone.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from biovita.bench.official import join_lists, join_names, write_csv
+from biovita.bench.tasks import DIRECTIONS, LEVELS, SPLITS, Modality, Scenario, scenarios
+from biovita.data.dataset import Dataset
+from biovita.errors import BenchError
+from biovita.files import MANIFEST, sha256_file, sync_folder, write_manifest
+from biovita.log import progress, warn
+
+PURPOSE_POOL = 70
+N_CANDIDATES = 100
+
+
+def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CANDIDATES) -> dict[str, Any]:
+    """Build the benchmark folder and return its manifest.
+
+    Args:
+        dataset: a finished dataset folder.
+        out: the new folder; it appears only when it is complete.
+        seed: of the pools; the same seed and dataset give the same bytes.
+        n_candidates: taxa in a pool, where there are as many.
+
+    Raises:
+        BenchError: a split has no sound, no picture, or no taxon with both; or `out` holds something already.
+    """
+    if n_candidates < 2:
+        raise BenchError(f"--candidates {n_candidates}: a pool needs at least 2 taxa")
+    dataset, out = Path(dataset), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BenchError(f"{out}: already there and not empty; choose a new folder, or remove it first")
+    source = Dataset.open(dataset)
+    media = source.media
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    facts: dict[str, Any] = {"splits": {}, "scenarios": {}}
+    species = media["species"].unique().sort().to_list()
+    text_ids = dict(zip(species, slugs(species), strict=True))
+    for split in SPLITS:
+        try:
+            indices = make_indices(media, split, text_ids)
+            for modality, index in indices.items():
+                write_csv(part / split / f"{modality}_index.csv", index)
+            facts["splits"][split] = {f"n_{modality}": len(index) for modality, index in indices.items()}
+            for scenario in progress(scenarios(split), f"making {split}", unit="scenarios"):
+                task, pool = make_task(scenario, indices, seed=seed, n_candidates=n_candidates)
+                facts["scenarios"][str(scenario)] = {"n_queries": len(task), "n_candidates": pool}
+                write_csv(part / split / scenario.file, task)
+        except BenchError as error:
+            raise BenchError(f"{dataset}: {error}") from None
+    small = [name for name, counts in facts["scenarios"].items() if counts["n_candidates"] < n_candidates]
+    if small:
+        least = min(counts["n_candidates"] for counts in facts["scenarios"].values())
+        warn(
+            f"{out}: {len(small)} of {len(facts['scenarios'])} scenarios have pools of fewer than {n_candidates} taxa "
+            f"(down to {least}), because the dataset has no more; chance is higher there"
+        )
+    manifest = write_manifest(
+        part,
+        sorted(path.relative_to(part).as_posix() for path in part.rglob("*.csv")),
+        schema=1,
+        kind="bench",
+        seed=seed,
+        n_candidates=n_candidates,
+        dataset=os.path.relpath(dataset.resolve(), out.resolve()),
+        dataset_sha256=sha256_file(dataset / MANIFEST),
+        made_up=bool(source.manifest.get("made_up")),
+        own_species_counts=True,
+        **facts,
+    )
+    part.replace(out)
+    sync_folder(out.parent)
+    return manifest
+
+
+def make_indices(media: pl.DataFrame, split: str, text_ids: dict[str, str]) -> dict[Modality, pl.DataFrame]:
+    """List the items of one split, sorted by id; text has one item a species, sorted by species.
+
+    Args:
+        media: the dataset's media table.
+        split: seen or unseen.
+        text_ids: id of the name of each species.
+
+    Raises:
+        BenchError: the split has no sound or no picture.
+    """
+    rows = media.filter(pl.col("split") == f"test_{split}").with_columns(pl.col("class", *LEVELS).fill_null(""))
+    indices: dict[Modality, pl.DataFrame] = {}
+    for modality in ("audio", "image"):
+        items = rows.filter(pl.col("modality") == modality)
+        if len(items) == 0:
+            raise BenchError(
+                f"split test_{split} has no {modality} files, so half its scenarios cannot be made; add {modality} "
+                + ("of test species" if split == "seen" else "of withheld species, or withhold more species")
+            )
+        indices[modality] = (
+            items.rename({"media_id": "id", "path": "file_path"}).sort("id").select("id", "file_path", *LEVELS)
+        )
+    species = rows.sort("species", "media_id").group_by("species", maintain_order=True).first()
+    indices["text"] = species.select(
+        pl.col("species").replace_strict(text_ids).alias("id"), *LEVELS, "class", pl.col("common_name").fill_null("")
+    )
+    return indices
+
+
+def make_task(
+    scenario: Scenario, indices: dict[Modality, pl.DataFrame], *, seed: int, n_candidates: int
+) -> tuple[pl.DataFrame, int]:
+    """Draw the pools of one scenario.
+
+    Returns:
+        the task file as a table, and the number of candidates in each pool.
+
+    Raises:
+        BenchError: no taxon has both a query and a sample.
+    """
+    level = scenario.level
+    targets = _ids_of_taxa(indices[scenario.target], level)
+    taxa = list(targets)
+    place = {name: i for i, name in enumerate(taxa)}
+    queries = indices[scenario.query].filter(pl.col(level).is_in(taxa))
+    if scenario.query == "text":
+        queries = queries.unique(level, keep="first", maintain_order=True)
+    if len(queries) == 0:
+        raise BenchError(
+            f"split test_{scenario.split}: no {level} has both {scenario.query} and {scenario.target}, so {scenario} "
+            "would be empty; add files of one species in both"
+        )
+    names = [join_names([name]).removeprefix("[").removesuffix("]") for name in taxa]
+    groups = [join_names(ids) for ids in targets.values()]
+    n = min(n_candidates, len(taxa))
+    rng = np.random.default_rng(
+        [seed, PURPOSE_POOL, SPLITS.index(scenario.split), LEVELS.index(level), DIRECTIONS.index(scenario.direction)]
+    )
+    pools = [_pool(rng, place[name], len(taxa), n) for name in queries[level]]
+    tag = scenario.direction.upper()
+    task = pl.DataFrame(
+        {
+            "query_id": [f"{tag}_{level}_{i:06d}" for i in range(len(queries))],
+            "query_payload_id": queries["id"],
+            "task": [tag] * len(queries),
+            "taxon_level": [level] * len(queries),
+            "correct_taxon": queries[level],
+            "candidates_taxa": [join_lists([names[t] for t in pool]) for pool in pools],
+            "candidates_target_ids": [join_lists([groups[t] for t in pool]) for pool in pools],
+            "taxon_class": _class_of(queries, indices["text"]),
+        }
+    )
+    return task, n
+
+
+def slugs(names: list[str]) -> list[str]:
+    """Turn names into ids of lower-case letters, digits and underscores; equal ones are numbered."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "taxon"
+        seen[slug] = seen.get(slug, 0) + 1
+        out.append(slug if seen[slug] == 1 else f"{slug}-{seen[slug]}")
+    return out
+
+
+def _ids_of_taxa(index: pl.DataFrame, level: str) -> dict[str, list[str]]:
+    """Group ids by taxon, both sorted; items without a name at this level stand in no pool."""
+    named = index.filter(pl.col(level) != "").sort(level, "id")
+    groups = named.group_by(level, maintain_order=True).agg("id")
+    return dict(zip(groups[level], groups["id"].to_list(), strict=True))
+
+
+def _pool(rng: np.random.Generator, own: int, n_taxa: int, n: int) -> np.ndarray:
+    """Draw n taxa that include `own`, which stands at any place with equal chance."""
+    others = rng.choice(n_taxa - 1, size=n - 1, replace=False)
+    return np.insert(others + (others >= own), rng.integers(n), own)
+
+
+def _class_of(queries: pl.DataFrame, text_index: pl.DataFrame) -> list[str]:
+    known = dict(zip(text_index["species"], text_index["class"], strict=True))
+    return [known[species] for species in queries["species"]]

@@ -1,0 +1,230 @@
+"""Score one task: exact cosine, and a taxon is as near as its nearest sample.
+
+1. The job is turned round: for each group of samples, gather the queries that list it, multiply once, take the maximum,
+   write it to its cells. Only pairs that are asked for are computed, and no loop runs over queries.
+2. Cosines are summed in float64 and rounded to float32. A matrix product sums in an order that depends on its shape;
+   rounding from 53 bits hides that, so equal vectors get equal scores, ties are ties, and the size of a block changes
+   no digit.
+3. Threads take blocks of queries, each with a one-threaded product: the products are too small to be shared out.
+4. A query that would need a missing vector is an error, is left out, or meets zeros; never less than the file says.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from biovita.bench.metrics import best_first, rank_of_match
+from biovita.bench.tasks import Missing, Task, Ties
+from biovita.embed.store import EmbeddingTable
+from biovita.errors import BenchError, EmbeddingError
+
+N_TOP = 5
+N_THREADS = min(8, os.cpu_count() or 1)
+BLOCK_QUERIES = 4096
+BLOCK_CELLS = 4_000_000  # queries x samples of one product
+N_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """The rows of one embedding file that speak for one modality at one level.
+
+    Attributes:
+        source: file and level, for messages.
+        row: row of each id.
+        embedding: float32 (row, dimension).
+    """
+
+    source: str
+    row: dict[str, int]
+    embedding: np.ndarray
+
+    def rows(self, ids: list[str]) -> np.ndarray:
+        """Return the row of each id, -1 where there is none."""
+        return np.array([self.row.get(name, -1) for name in ids], dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranking:
+    """What a model answered to one task.
+
+    Attributes:
+        is_scored: bool, one a query of the task; the arrays below hold only these.
+        missing_ids: ids that the task needs and the model has no vector of.
+        rank: place of the correct taxon, from 1.
+        top_taxon, top_item, top_score: the best N_TOP candidates (index into `task.taxa`, `task.items`), -1 and NaN
+            where a pool is smaller.
+    """
+
+    is_scored: np.ndarray
+    missing_ids: list[str]
+    rank: np.ndarray
+    top_taxon: np.ndarray
+    top_item: np.ndarray
+    top_score: np.ndarray
+
+
+def vectors_of(table: EmbeddingTable | None, source: str, modality: str, level: str) -> Vectors:
+    """Pick the rows for one modality; for text, those of the level's name form.
+
+    Args:
+        table: the file, or None where there is none (then every id is missing).
+        source: its name, for messages.
+        modality: audio, image or text.
+        level: species, genus or family; only text differs by level.
+
+    Raises:
+        EmbeddingError: an item has several rows (windows); one vector an item is what the benchmark compares.
+    """
+    if modality == "text":
+        source = f"{source} (level {level})"
+    if table is None:
+        return Vectors(source=source, row={}, embedding=np.zeros((0, 0), np.float32))
+    row: dict[str, int] = {}
+    for i, name in enumerate(table.ids):
+        if table.modality[i] != modality or (modality == "text" and table.level[i] != level):
+            continue
+        if name in row:
+            raise EmbeddingError(
+                f"{source}: id {name!r} has several vectors; the benchmark needs one an item, so embed one window"
+            )
+        row[name] = i
+    return Vectors(source=source, row=row, embedding=table.embedding)
+
+
+def rank_task(task: Task, query: Vectors, target: Vectors, *, ties: Ties, missing: Missing) -> Ranking:
+    """Rank the candidates of every query of a task.
+
+    Args:
+        task: what is asked.
+        query: vectors of the asking modality.
+        target: vectors of the answering modality.
+        ties: see `metrics.rank_of_match`.
+        missing: `error` names the ids; `skip` leaves out every query that would need a missing vector; `zero` puts
+            zeros there, as the reference script does (and a candidate without samples comes last).
+
+    Raises:
+        BenchError: a vector is missing, or a candidate has no samples, under `error`.
+    """
+    query_row, item_row = query.rows(task.payload_id), target.rows(task.items)
+    lost_queries = sorted({task.payload_id[i] for i in np.flatnonzero(query_row < 0)})
+    lost_items = [task.items[i] for i in np.flatnonzero(item_row < 0)]
+    is_empty = np.append(np.diff(task.group_start) == 0, False)  # the last is for -1, no candidate
+    if missing == "error":
+        _refuse(task, query, lost_queries, task.payload_id)
+        _refuse(task, target, lost_items, task.items)
+        _refuse_empty(task, is_empty)
+    is_scored = np.ones(len(task), bool)
+    if missing == "skip":
+        n_lost = np.concatenate([[0], np.cumsum(item_row[task.group_item] < 0)])[task.group_start]
+        lacks = is_empty | np.append(np.diff(n_lost) > 0, False)
+        is_scored = (query_row >= 0) & ~lacks[task.group].any(axis=1)
+    scored = np.flatnonzero(is_scored)
+    dim = max(1, query.embedding.shape[1], target.embedding.shape[1])
+    n_top = min(N_TOP, task.taxon.shape[1])
+    rank = np.zeros(len(scored), np.int64)
+    kinds = {"taxon": np.int64, "item": np.int64, "score": np.float32}
+    top = {name: np.zeros((len(scored), n_top), kind) for name, kind in kinds.items()}
+    block = min(BLOCK_QUERIES, -(-len(scored) // N_THREADS)) or 1
+
+    def rank_block(start: int) -> None:
+        out = slice(start, start + block)
+        rows = scored[out]
+        taxon = task.taxon[rows]
+        is_candidate = taxon >= 0
+        is_match = taxon == task.correct[rows, None]
+        asked = _unit(query.embedding, query_row[rows], dim)
+        score, item = _best_samples(asked, task, task.group[rows], target.embedding, item_row)
+        rank[out] = rank_of_match(score, is_match, is_candidate, ties=ties)
+        order, is_real = best_first(score, is_match, is_candidate, ties=ties, n=n_top)
+        for name, values, none in (("taxon", taxon, -1), ("item", item, -1), ("score", score, np.nan)):
+            top[name][out] = np.where(is_real, np.take_along_axis(values, order, axis=1), none)
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(N_THREADS) as pool:
+        list(pool.map(rank_block, range(0, len(scored), block)))
+    return Ranking(
+        is_scored=is_scored,
+        missing_ids=[*lost_queries, *lost_items],
+        rank=rank,
+        top_taxon=top["taxon"],
+        top_item=top["item"],
+        top_score=top["score"],
+    )
+
+
+def _best_samples(
+    asked: np.ndarray, task: Task, group: np.ndarray, embedding: np.ndarray, item_row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score each candidate as its best sample, and say which sample that was (the first of equals).
+
+    Args:
+        asked: float64 unit vectors (query, dimension).
+        task: holds the groups.
+        group: group of each candidate (query, width), -1 beyond a pool.
+        embedding: vectors of the target modality.
+        item_row: row of each item there, -1 where missing.
+
+    Returns:
+        score float32 (query, width), -inf where there are no samples; item int64 (query, width), -1 there.
+    """
+    width = group.shape[1]
+    score = np.full(group.size, -np.inf, np.float32)
+    best = np.full(group.size, -1, np.int64)
+    cells = np.argsort(group, axis=None, kind="stable")
+    present, starts = np.unique(group.ravel()[cells], return_index=True)
+    for g, start, end in zip(present, starts, [*starts[1:], len(cells)], strict=True):
+        items = task.group_item[task.group_start[g] : task.group_start[g + 1]]
+        if g < 0 or len(items) == 0:
+            continue
+        samples = _unit(embedding, item_row[items], asked.shape[1]).T
+        step = max(1, BLOCK_CELLS // len(items))
+        for at in range(start, end, step):
+            some = cells[at : min(at + step, end)]
+            cosine = (asked[some // width] @ samples).astype(np.float32)
+            nearest = cosine.argmax(axis=1)
+            score[some] = cosine[np.arange(len(some)), nearest]
+            best[some] = items[nearest]
+    return score.reshape(group.shape), best.reshape(group.shape)
+
+
+def _unit(embedding: np.ndarray, rows: np.ndarray, dim: int) -> np.ndarray:
+    """Gather rows as float64 vectors of length 1; row -1 is zeros."""
+    out = np.zeros((len(rows), dim))
+    known = rows >= 0
+    if known.any():
+        found = embedding[rows[known]].astype(np.float64)
+        out[known] = found / np.sqrt(np.einsum("ij,ij->i", found, found))[:, None]
+    return out
+
+
+def _refuse(task: Task, vectors: Vectors, lost: list[str], needed: list[str]) -> None:
+    """Refuse to go on without vectors that the task needs."""
+    if lost:
+        raise BenchError(
+            f"{vectors.source} lacks {len(lost)} of the {len(set(needed))} ids that {task.scenario} needs: "
+            f"{named(lost)}; embed them, or choose --missing skip or zero"
+        )
+
+
+def _refuse_empty(task: Task, is_empty: np.ndarray) -> None:
+    """Refuse a candidate that stands with no samples.
+
+    Args:
+        task: what is asked.
+        is_empty: whether a group has no samples, bool (group + 1,); the last stands for no candidate.
+    """
+    rows, columns = np.nonzero(is_empty[task.group])
+    if len(rows):
+        name = task.taxa[task.taxon[rows[0], columns[0]]]
+        raise BenchError(
+            f"{task.scenario}: row {rows[0] + 1}: candidate {name!r} has no samples, so it cannot be scored; mend the "
+            "task file, or choose --missing skip or zero"
+        )
+
+
+def named(ids: list[str]) -> str:
+    """Name the first few ids and count the others."""
+    return ", ".join(ids[:N_NAMED]) + (f" and {len(ids) - N_NAMED} more" if len(ids) > N_NAMED else "")

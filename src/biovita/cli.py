@@ -1,0 +1,59 @@
+"""The command line: common flags, help, and what an error becomes."""
+
+import os
+import sys
+
+from biovita.commands.table import COMMANDS, call
+from biovita.errors import BiovitaError
+from biovita.log import SETTINGS
+
+COMMON = """Flags that every command takes:
+  --json      machine-readable standard output
+  --quiet     no progress and no remarks on standard error
+  --offline   never ask a model hub or any other server"""
+
+
+def overview() -> str:
+    """Compose `biovita --help`."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: biovita COMMAND [RUN.toml] [flags]\n\n"
+        "The sound, the picture and the name of an animal in one space.\n\n"
+        f"Commands (`biovita COMMAND --help` tells more):\n{rows}\n\n{COMMON}\n"
+        "  --version   print the version\n\n"
+        "Exit: 0 done; 2 something you can mend; 3 done, but some items were refused; 1 a bug."
+    )
+
+
+def run(words: list[str]) -> int:
+    """Run one command and return its exit code."""
+    for flag in ("json", "quiet"):
+        setattr(SETTINGS, flag, f"--{flag}" in words)
+    if "--offline" in words:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    words = [word for word in words if word not in ("--json", "--quiet", "--offline")]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        from biovita import __version__  # noqa: PLC0415 - keeps this module free of imports that cost
+
+        print(__version__)
+        return 0
+    return call(words)
+
+
+def main() -> int:
+    """Run the command line; a user's error is one line and exit 2."""
+    try:
+        return run(sys.argv[1:])
+    except BiovitaError as error:
+        print(f"biovita: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("biovita: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0

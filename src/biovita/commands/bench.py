@@ -1,0 +1,131 @@
+"""`biovita bench`: make a benchmark from a dataset, and score anyone's vectors on it."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from biovita import config as runs
+from biovita.log import SETTINGS, emit, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Make:
+    """Build all 36 scenarios from a dataset folder."""
+
+    dataset: Positional[Path]
+    """The dataset folder."""
+    out: Path
+    """The new benchmark folder."""
+    seed: int = 1
+    """Of the candidate pools; the same seed and dataset give the same bytes."""
+    candidates: int = 100
+    """Taxa in a pool, where the dataset has as many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Embed every item of a benchmark folder with a model."""
+
+    bench: Positional[Path]
+    """The benchmark folder, ours or in the official layout."""
+    model: str
+    """Model folder or hub name."""
+    out: Path
+    """Folder for audio.parquet, image.parquet and text.parquet."""
+    window: Literal["onset", "centre", "windows"] = "onset"
+    """Which 10 s stand for a recording: from its onset (the reference rule), its middle, or the mean over all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Score stored vectors on a benchmark folder."""
+
+    bench: Positional[Path]
+    """The benchmark folder, ours or in the official layout."""
+    embeddings: Path
+    """Folder with audio.parquet, image.parquet and text.parquet."""
+    out: Path
+    """The results file (JSON); every prediction goes to NAME.predictions.parquet beside it."""
+    split: str | None = None
+    """Score only this split; for a folder in the official layout, the name of its split."""
+    k: tuple[int, ...] = (1, 5, 10)
+    """A hit means that the correct taxon is among the first k."""
+    ties: Literal["against", "order"] = "against"
+    """`against` counts a tie against the model; `order` keeps the order of the candidates, as MTEB does."""
+    missing: Literal["error", "skip", "zero"] = "error"
+    """An id without a vector is an error, a query left out and counted, or zeros as in the reference script."""
+
+
+def run_make(config: Make) -> None:
+    """Run `biovita bench make`."""
+    from biovita.bench.build import make_bench
+
+    manifest = make_bench(config.dataset, config.out, seed=config.seed, n_candidates=config.candidates)
+    runs.write_run(config.out, config, dataset_sha256=manifest["dataset_sha256"])
+    counts = manifest["scenarios"]
+    if SETTINGS.json:
+        emit({"out": str(config.out), "splits": manifest["splits"], "scenarios": counts})
+        return
+    width = max(map(len, counts))
+    sys.stdout.writelines(
+        f"{name:<{width}}  {row['n_queries']:>8,} queries  {row['n_candidates']:>4} candidates\n"
+        for name, row in counts.items()
+    )
+    say(f"{config.out}: {len(counts)} scenarios")
+
+
+def run_embed(config: Embed) -> None:
+    """Run `biovita bench embed`: text gets a row for each name form of each species."""
+    import polars as pl
+
+    from biovita.bench.official import open_bench, read_indices
+    from biovita.embed.extract import embed_media, embed_names
+    from biovita.models.hub import load
+
+    bench = open_bench(config.bench)
+    encoder = load(config.model)
+    indices = [read_indices(folder) for folder in bench.splits.values()]
+    config.out.mkdir(parents=True, exist_ok=True)
+    for modality in ("audio", "image"):
+        items = pl.concat([index[modality].select("id", "file_path") for index in indices]).unique("id").sort("id")
+        paths = [bench.media_path(path) for path in items["file_path"]]
+        out = config.out / f"{modality}.parquet"
+        embed_media(encoder, out, ids=items["id"].to_list(), paths=paths, modality=modality, window=config.window)
+    levels = ["species", "genus", "family", "common_name"]
+    names = pl.concat([index["text"] for index in indices], how="diagonal").unique("id").sort("id")
+    texts = names.select("id", *(level for level in levels if level in names.columns)).unpivot(
+        index="id", variable_name="level", value_name="text"
+    )
+    texts = texts.filter(pl.col("text").fill_null("") != "").sort("id", "level")
+    embed_names(
+        encoder,
+        config.out / "text.parquet",
+        ids=texts["id"].to_list(),
+        texts=texts["text"].to_list(),
+        levels=texts["level"].to_list(),
+    )
+    runs.write_run(config.out, config, bench_sha256=bench.sha256, weights_sha256=encoder.weights_sha256)
+    say(f"{config.out}: vectors of every sound, picture and name")
+
+
+def run_score(config: Score) -> None:
+    """Run `biovita bench score`."""
+    from biovita.bench.run import score_bench, text_table
+
+    results = score_bench(
+        config.bench,
+        config.embeddings,
+        out=config.out,
+        split=config.split,
+        k=config.k,
+        ties=config.ties,
+        missing=config.missing,
+    )
+    if SETTINGS.json:
+        emit(results)
+    else:
+        sys.stdout.write(text_table(results) + "\n")
+    say(f"{config.out}: {len(results['scenarios'])} scenarios")

@@ -1,0 +1,71 @@
+"""The table of commands: where each lives and how words become a call; nothing heavy loads until one runs."""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from biovita.errors import BiovitaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Where a command lives: module in `biovita.commands`, its dataclass, its function."""
+
+    module: str
+    schema: str
+    function: str
+    summary: str
+
+
+def _row(module: str, schema: str, function: str, summary: str) -> Command:
+    return Command(module=module, schema=schema, function=function, summary=summary)
+
+
+COMMANDS = {
+    "demo": _row("demo", "Demo", "run_demo", "The whole of BioVITA on a made-up biosphere, offline, in minutes."),
+    "doctor": _row("doctor", "Doctor", "run_doctor", "Say what is installed, what is missing and what to do."),
+    "world make": _row("world", "Make", "run_make", "Make a biosphere: photos, calls, names and traits. Made up."),
+    "data build": _row("data", "Build", "run_build", "Build a dataset folder from a table of local files."),
+    "data check": _row("data", "Check", "run_check", "Check files and folders; one verdict for every entry."),
+    "data verify": _row(
+        "data", "Verify", "run_verify", "Prove a dataset folder: hashes, files, no leak between splits."
+    ),
+    "data card": _row("data", "Card", "run_card", "Write a dataset's card again from its tables."),
+    "train": _row("train", "Train", "run_train", "Run one training stage from a run file."),
+    "embed": _row("embed", "Embed", "run_embed", "Turn files or names into vectors, one Parquet file."),
+    "bench make": _row("bench", "Make", "run_make", "Build all 36 retrieval scenarios from a dataset folder."),
+    "bench embed": _row("bench", "Embed", "run_embed", "Embed every item of a benchmark folder with a model."),
+    "bench score": _row("bench", "Score", "run_score", "Score stored vectors, anyone's, on a benchmark folder."),
+    "report": _row("report", "Report", "run_report", "Write one self-contained HTML report of a run."),
+    "identify": _row("identify", "Identify", "run_identify", "Name the animal in photos and recordings."),
+}
+
+
+def find(words: list[str]) -> tuple[str, list[str]]:
+    """Split typed words into the command's name and the rest.
+
+    Raises:
+        BiovitaError: no such command; the message names the nearest ones.
+    """
+    for n in (2, 1):
+        name = " ".join(words[:n])
+        if name in COMMANDS:
+            return name, words[n:]
+    family = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if family:
+        raise BiovitaError(f"'{' '.join(words[:2])}' is not a command; there are: {', '.join(family)}")
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], {name.split()[0] for name in COMMANDS}, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "`biovita --help` lists them"
+    raise BiovitaError(f"'{words[0]}' is not a command; {hint}")
+
+
+def call(words: list[str]) -> int:
+    """Run one command, given as words without common flags, and return its exit code."""
+    name, rest = find(words)
+    command = COMMANDS[name]
+    module = import_module(f"biovita.commands.{command.module}")
+    config = import_module("biovita.config").parse(
+        getattr(module, command.schema), rest, prog=f"biovita {name}", description=command.summary
+    )
+    return getattr(module, command.function)(config) or 0

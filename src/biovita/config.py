@@ -1,0 +1,120 @@
+"""Defaults < run file < flags, with one schema and one checker; writes run.json.
+
+A run file (TOML) is spelled as flags and placed before the user's own flags, so tyro checks both by the same
+dataclass and the later one wins.
+"""
+
+import dataclasses
+import difflib
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from biovita.errors import ConfigError
+from biovita.files import write_json
+
+C = TypeVar("C")
+
+
+def parse(schema: type[C], argv: Sequence[str], *, prog: str, description: str = "") -> C:
+    """Turn words of the command line into a frozen dataclass.
+
+    Args:
+        schema: the command's dataclass.
+        argv: the words after the command; a leading word that ends in .toml names the run file.
+        prog: the command as typed, for usage lines.
+        description: one line for --help.
+
+    Raises:
+        ConfigError: the run file is missing, is not TOML, or holds an unknown key.
+        SystemExit: tyro printed help (0) or refused a flag (2).
+    """
+    words = list(argv)
+    if words and words[0].endswith(".toml"):
+        words = [*flags_of(read_run_file(Path(words[0]), schema)), *words[1:]]
+    return tyro.cli(schema, prog=prog, args=words, description=description, config=(tyro.conf.FlagConversionOff,))
+
+
+def read_run_file(path: Path, schema: type) -> dict[str, Any]:
+    """Read a TOML run file and refuse keys that the command does not have."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such run file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    check_keys(table, schema, path=path)
+    return table
+
+
+def check_keys(table: dict[str, Any], schema: type, *, path: Path, prefix: str = "") -> None:
+    """Refuse an unknown key and name the nearest good one."""
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(schema)}
+    for key, value in table.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(sorted(fields))}"
+            raise ConfigError(f"{path}: unknown key '{prefix}{key}'; {hint}")
+        inner = fields[key].type
+        if isinstance(value, dict) and dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            check_keys(value, inner, path=path, prefix=f"{prefix}{key}.")
+
+
+def flags_of(table: dict[str, Any], prefix: str = "") -> list[str]:
+    """Spell a TOML table as flags: nested tables become dotted names, lists become several words."""
+    words: list[str] = []
+    for key, value in table.items():
+        name = f"{prefix}{key}".replace("_", "-")
+        if isinstance(value, dict):
+            words += flags_of(value, f"{name}.")
+        elif isinstance(value, list):
+            words += [f"--{name}", *(str(item) for item in value)]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def plain(value: Any) -> Any:
+    """Turn a config into JSON-able values; paths become strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def describe_run(config: Any, **facts: Any) -> dict[str, Any]:
+    """Say what ran: resolved config, version, commit, words typed, machine; `facts` are added."""
+    return {
+        "config": plain(config),
+        "command": type(config).__name__,
+        "version": version("biovita"),
+        "commit": commit(),
+        "argv": sys.argv[1:],
+        "python": platform.python_version(),
+        "machine": {"system": platform.system(), "processor": platform.machine(), "n_cpus": os.cpu_count()},
+        **facts,
+    }
+
+
+def write_run(folder: Path, config: Any, **facts: Any) -> None:
+    """Write run.json beside an output."""
+    write_json(folder / "run.json", describe_run(config, **facts))
+
+
+def commit() -> str | None:
+    """Return the git commit of this source tree, or None where it is installed without one."""
+    here = Path(__file__).parent
+    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    inside = done.returncode == 0 and (here.parents[1] / "pyproject.toml").is_file()
+    return done.stdout.strip() if inside else None

@@ -1,0 +1,70 @@
+"""Every error a user can cause; anything else that escapes a command is a bug.
+
+    BiovitaError
+    +-- ConfigError      a flag or a run file: unknown key, wrong value
+    +-- TaxonomyError    a name, rank or name table
+    +-- MediaError       one sound or picture that is refused; carries a reason of the fixed vocabulary
+    +-- WorldError       the made-up biosphere cannot be made as asked
+    +-- DatasetError     a dataset folder or the tables that should become one
+    +-- ModelError       a model folder: missing file, tensor or key
+    +-- TrainError       a stage that cannot start or must stop
+    +-- EmbeddingError   stored vectors: mixed models, missing ids, non-finite values
+    +-- BenchError       a benchmark folder, its tasks or its scoring
+    +-- MissingExtraError an optional library group is not installed
+
+The command line prints one line for these (file, value, what to do) and exits with 2.
+"""
+
+
+class BiovitaError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(BiovitaError):
+    """A flag or a key of a run file is unknown or has a value that cannot be used."""
+
+
+class TaxonomyError(BiovitaError):
+    """A name cannot be resolved or a rank is missing."""
+
+
+class MediaError(BiovitaError):
+    """One file is refused.
+
+    Attributes:
+        reason: one word of `biovita.media.reasons.REASONS`.
+        detail: what was seen, for people.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+class WorldError(BiovitaError):
+    """The made-up biosphere cannot be made with these numbers."""
+
+
+class DatasetError(BiovitaError):
+    """A dataset folder is missing, incomplete, damaged, or cannot be built."""
+
+
+class ModelError(BiovitaError):
+    """A model folder lacks a file or tensor, or holds something else than it should."""
+
+
+class TrainError(BiovitaError):
+    """A training stage cannot start, or must stop to protect the weights."""
+
+
+class EmbeddingError(BiovitaError):
+    """Stored vectors do not fit together, are missing, or are not finite."""
+
+
+class BenchError(BiovitaError):
+    """A benchmark folder is incomplete, or a task cannot be scored honestly."""
+
+
+class MissingExtraError(BiovitaError):
+    """A library group is not installed; the message names it."""

@@ -1,0 +1,285 @@
+"""The only way a sound is read or written: soundfile where it can seek, PyAV for the rest, soxr to 48 kHz.
+
+A read decodes and resamples only the window that is asked for. The window is cut on a sample grid common to both
+rates, so it holds the same samples as that stretch of a full read (to the resampler's accuracy).
+Only `open_container` and `Decoding` are for bytes of strangers, in the checker's child; all else is for files that
+passed the check, or that we wrote.
+"""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import av
+import av.error
+import numpy as np
+import soundfile
+import soxr
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from biovita.errors import MediaError
+
+SAMPLE_RATE_HZ = 48_000
+WRITE_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a")
+SOUNDFILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
+
+MARGIN = 256  # samples of the slower rate read around a window, so that the resampler's filter (HQ) sees its neighbours
+PREROLL_S = 0.25  # decoded and dropped after a seek: AAC and MP3 frames lean on the frames before them
+AAC_BIT_RATE = 128_000
+MOST_PLANES = 7  # PyAV 18.1 reads past the end of the planes of a frame that has more, and crashes
+
+# FFmpeg names. The mov demuxer also reads m4a and mp4.
+AUDIO_FORMATS = "wav,flac,mp3,ogg,mov,aiff"
+AUDIO_CODECS = ("flac", "mp3", "mp3float", "vorbis", "opus", "aac", "alac")  # and every pcm_*
+
+
+class AudioInfo(NamedTuple):
+    """Length and layout of a sound file."""
+
+    duration_s: float
+    sample_rate_hz: int
+    n_channels: int
+
+
+def read_audio(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
+    """Read a window of a sound as float32 [n_samples], mono (mean of the channels), at 48 kHz.
+
+    A window that reaches past the end is shorter than asked, down to no samples; `window.fit` pads it.
+
+    Args:
+        path: a file that passed the check, or that we wrote.
+        start_s: where the window begins, at least 0.
+        duration_s: its length; None reads to the end.
+
+    Raises:
+        MediaError: the file is missing or does not decode.
+    """
+    path = Path(path)
+    if start_s < 0 or (duration_s is not None and duration_s < 0):
+        raise ValueError(f"window of {duration_s} s at {start_s} s: both must be at least 0")
+    if path.suffix.lower() in SOUNDFILE_SUFFIXES:
+        try:
+            with soundfile.SoundFile(path) as file:
+                first, stop, span = _window(start_s, duration_s, file.samplerate)
+                if first >= file.frames:
+                    return np.zeros(0, np.float32)
+                file.seek(first)
+                frames = file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)
+                return _resample(mix_down(frames.T), file.samplerate, span)
+        except soundfile.LibsndfileError:
+            pass  # for instance an MP3 with bytes behind its end, which FFmpeg reads
+    return _read_pyav(path, start_s, duration_s)
+
+
+def audio_info(path: Path) -> AudioInfo:
+    """Read length, rate and channels from the header, without decoding.
+
+    Many an MP3 states no length; then this is an estimate from its size, a few percent off. `media.parquet` holds the
+    decoded length.
+    """
+    path = Path(path)
+    if path.suffix.lower() in SOUNDFILE_SUFFIXES:
+        try:
+            info = soundfile.info(path)
+            return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
+        except soundfile.LibsndfileError:
+            pass
+    with path.open("rb", buffering=0) as file, open_container(file) as container:
+        stream = container.streams.audio[0]
+        return AudioInfo(declared_s(stream) or (container.duration or 0) / 1e6, stream.rate, stream.channels)
+
+
+def write_audio(path: Path, wave: np.ndarray, sample_rate_hz: int) -> None:
+    """Write a sound in the format its suffix names; equal input gives equal bytes.
+
+    Args:
+        path: .wav and .flac (16 bit), .mp3, or .m4a (AAC).
+        wave: float samples in [-1, 1], [n_samples] or [n_samples, n_channels]; what lies outside is clipped.
+        sample_rate_hz: MP3 and AAC take only the usual rates from 8 to 48 kHz.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITE_SUFFIXES:
+        raise ValueError(f"{path}: cannot write {suffix or 'a file without a suffix'}; use {', '.join(WRITE_SUFFIXES)}")
+    if suffix == ".m4a":
+        _write_aac(path, np.atleast_2d(wave.T).astype(np.float32), sample_rate_hz)
+    else:
+        soundfile.write(path, wave, sample_rate_hz)
+
+
+def open_container(file: BinaryIO) -> InputContainer:
+    """Open bytes with FFmpeg so that they can reach no other file and no network, whatever they claim to be.
+
+    The caller opens the file and FFmpeg never learns its name: a name that ends in .m3u8 is enough to make it connect.
+    """
+    container = av.open(
+        _Nameless(file),
+        "r",
+        metadata_errors="replace",
+        options={
+            "protocol_whitelist": "",
+            "format_whitelist": AUDIO_FORMATS,
+            "max_probe_packets": "1",  # else FFmpeg looks through megabytes of a WAV for other codecs inside: 30 ms
+        },
+    )
+    assert isinstance(container, InputContainer)
+    return container
+
+
+def declared_s(stream: AudioStream) -> float | None:
+    """Return the length that the header states, or FFmpeg's guess from the size where it states none (MP3, WAV)."""
+    return float(stream.duration * _time_base(stream)) if stream.duration else None
+
+
+def is_allowed_codec(name: str) -> bool:
+    """Say whether we decode this FFmpeg codec; its own whitelist is not enforced for decoders that PyAV opens."""
+    return name.startswith("pcm_") or name in AUDIO_CODECS
+
+
+class Decoding:
+    """Iterate over the first audio stream of a container, from where it stands, as (position, block).
+
+    `position` counts samples from the start of the sound; `block` is float32 [n_channels, n]. Packets that do not
+    decode are skipped and counted: FFmpeg reports broken frames and bytes behind the end of an MP3 that way.
+
+    Attributes:
+        n_packets: read so far.
+        n_bad_packets: of these did not decode.
+        n_bad_at_end: of these came after the last one that did.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        self.container = container
+        self.n_packets = 0
+        self.n_bad_packets = 0
+        self.n_bad_at_end = 0
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        stream = self.container.streams.audio[0]
+        self._to_planar, self._to_packed = av.AudioResampler(format="fltp"), av.AudioResampler(format="flt")
+        origin = stream.start_time or 0  # in FFmpeg an MP3 begins at its encoder's delay
+        samples_per_tick = float(_time_base(stream) * stream.rate)
+        position = 0
+        for packet in self.container.demux(stream):
+            self.n_packets += 1
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                self.n_bad_packets += 1
+                self.n_bad_at_end += 1
+                continue
+            for frame in frames:
+                self.n_bad_at_end = 0
+                if frame.pts is not None:
+                    position = round((frame.pts - origin) * samples_per_tick)
+                for block in self._blocks(frame):
+                    yield position, block
+                    position += block.shape[1]
+
+    def _blocks(self, frame: av.AudioFrame) -> list[np.ndarray]:
+        n_channels = frame.layout.nb_channels
+        if n_channels > MOST_PLANES:
+            return [packed.to_ndarray().reshape(-1, n_channels).T for packed in self._to_packed.resample(frame)]
+        if frame.format.name == "fltp":
+            return [frame.to_ndarray()]
+        return [planar.to_ndarray() for planar in self._to_planar.resample(frame)]
+
+
+class _Nameless:
+    """A file that FFmpeg can read and seek, and whose name it cannot see."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _time_base(stream: AudioStream) -> Fraction:
+    return stream.time_base or Fraction(1, stream.rate)
+
+
+class _Span(NamedTuple):
+    """What to cut from the resampled samples: `skip` dropped, then at most `n`."""
+
+    skip: int
+    n: int | None
+
+
+def _window(start_s: float, duration_s: float | None, rate_hz: int) -> tuple[int, int | None, _Span]:
+    """Choose the source samples [first, stop) from which a window can be resampled, and the cut that is the window."""
+    ratio = Fraction(SAMPLE_RATE_HZ, rate_hz)
+    start = round(start_s * SAMPLE_RATE_HZ)
+    margin = 0 if ratio == 1 else math.ceil(MARGIN * max(1, 1 / ratio))
+    grid = ratio.denominator  # source samples at multiples of this coincide with samples at 48 kHz
+    first = max(0, (math.floor(start / ratio) - margin) // grid * grid)
+    skip = start - int(first * ratio)
+    if duration_s is None:
+        return first, None, _Span(skip, None)
+    n = round(duration_s * SAMPLE_RATE_HZ)
+    return first, math.ceil((start + n) / ratio) + margin, _Span(skip, n)
+
+
+def resample(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Bring mono samples of any rate to 48 kHz: float32 [n_samples]."""
+    return _resample(wave, sample_rate_hz, _Span(0, None))
+
+
+def mix_down(channels: np.ndarray) -> np.ndarray:
+    """Mix [n_channels, n] down to their mean [n]; adding channels is several times faster than `mean` over few."""
+    if len(channels) == 1:
+        return channels[0]
+    mixed = channels[0] + channels[1]
+    for channel in channels[2:]:
+        mixed += channel
+    return mixed / np.float32(len(channels))
+
+
+def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
+    if rate_hz != SAMPLE_RATE_HZ and len(wave):
+        wave = soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    wave = wave[span.skip : None if span.n is None else span.skip + span.n]
+    return np.ascontiguousarray(wave, np.float32)
+
+
+def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> np.ndarray:
+    try:
+        with path.open("rb", buffering=0) as file, open_container(file) as container:
+            if not container.streams.audio:
+                raise MediaError("no_audio_stream", str(path))
+            stream = container.streams.audio[0]
+            first, stop, span = _window(start_s, duration_s, stream.rate)
+            end_s = declared_s(stream) if container.format.name.startswith("mov") else None
+            if end_s is not None:  # AAC fills its last frame up
+                end = round(end_s * stream.rate)
+                stop = end if stop is None else min(stop, end)
+            if first > 2 * PREROLL_S * stream.rate:
+                target_s = first / stream.rate - PREROLL_S
+                container.seek(int(target_s / _time_base(stream)) + (stream.start_time or 0), stream=stream)
+            blocks = []
+            for position, block in Decoding(container):
+                if stop is not None and position >= stop:
+                    break
+                begin = max(0, first - position)
+                blocks.append(mix_down(block)[begin : None if stop is None else stop - position])
+            wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+            return _resample(wave, stream.rate, span)
+    except av.error.FFmpegError as error:
+        raise MediaError("corrupt", f"{path}: {error.strerror}") from error
+    except OSError as error:
+        raise MediaError("unreadable", f"{path}: {error.strerror}") from error
+
+
+def _write_aac(path: Path, channels: np.ndarray, sample_rate_hz: int) -> None:
+    layout = {1: "mono", 2: "stereo"}[len(channels)]
+    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("aac", rate=sample_rate_hz, layout=layout)
+        stream.bit_rate = AAC_BIT_RATE
+        stream.options = {"aac_pns": "0"}  # noise made up by the decoder would differ from one seek to the next
+        size = 1024  # samples in an AAC frame
+        for begin in range(0, channels.shape[1], size):
+            samples = np.ascontiguousarray(channels[:, begin : begin + size])
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, begin, Fraction(1, sample_rate_hz)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))

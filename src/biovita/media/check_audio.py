@@ -1,0 +1,211 @@
+"""Is this a usable sound? What the header claims, what really decodes, and what can be heard; runs in the child."""
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+
+from biovita.errors import MediaError
+from biovita.media.audio import Decoding, declared_s, is_allowed_codec, mix_down, open_container
+from biovita.media.check import Look
+from biovita.media.fingerprint import AudioPrint
+from biovita.media.sniff import is_mp3_frame, modality_of
+
+CHUNK_SAMPLES = 65_536  # looked at together: costs per block vanish
+END_TOLERANCE_S = 0.1  # how much shorter than declared a sound may be
+MP3_PADDING_S = 0.15  # an MP3's declared frames include its encoder's delay and padding
+BAD_PACKET_SHARE = 0.01  # of a sound that may be undecodable
+RIFF_UNKNOWN = (0, 0xFFFFFFFF)  # the writer could not go back to fill the size in
+
+SUFFIX = {"wav": ".wav", "flac": ".flac", "mp3": ".mp3", "ogg": ".ogg", "mov": ".m4a", "aiff": ".aiff"}
+
+
+def judge_audio(file: BinaryIO, head: bytes, look: Look) -> None:
+    """Note length, rate, channels, suffix, flags and fingerprint.
+
+    Raises:
+        MediaError: the sound is refused.
+    """
+    stated_s = None
+    if head.startswith((b"RIFF", b"RF64", b"BW64")):
+        _judge_riff(file, look)
+    elif head.startswith(b"ID3") or is_mp3_frame(head):
+        stated_s = _mp3_stated_s(file)
+    file.seek(0)
+    try:
+        container = open_container(file)
+    except av.error.FFmpegError as error:
+        raise _not_opened(file, head, error) from error
+    with container:
+        _judge_header(container, look)
+        stream = container.streams.audio[0]
+        if look.facts["suffix"] not in (".mp3", ".wav"):  # whose length FFmpeg guesses from the size
+            stated_s = declared_s(stream)
+        decoding = Decoding(container)
+        try:
+            n_samples = _judge_samples(decoding, stream.rate, look)
+        except av.error.FFmpegError as error:
+            raise MediaError("corrupt", str(error)[:200]) from error
+        duration_s = n_samples / stream.rate
+        look.note(duration_s=round(duration_s, 6))
+    n_bad_inside = decoding.n_bad_packets - decoding.n_bad_at_end
+    if not n_samples and decoding.n_bad_packets:
+        raise MediaError("corrupt", f"none of {decoding.n_packets} packets decodes")
+    if not n_samples:
+        raise MediaError("no_samples", "a header without a sound")
+    if stated_s and duration_s < stated_s - END_TOLERANCE_S:
+        raise MediaError("truncated", f"{duration_s:.2f} s of {stated_s:.2f} s")
+    if n_bad_inside > 1 + BAD_PACKET_SHARE * decoding.n_packets:
+        raise MediaError("corrupt", f"{n_bad_inside} of {decoding.n_packets} packets do not decode")
+    if duration_s < look.limits.min_duration_s:
+        raise MediaError("too_short", f"{duration_s:.4f} s")
+    if n_bad_inside:
+        look.flags.add("decode_errors")
+    if decoding.n_bad_at_end:
+        look.flags.add("trailing_garbage")
+
+
+def _judge_header(container: InputContainer, look: Look) -> None:
+    look.note(modality="audio", suffix=SUFFIX[container.format.name.split(",")[0]])
+    if "\ufffd" in "".join(container.metadata.values()):
+        look.flags.add("tag_encoding")
+    for video in container.streams.video:  # never decoded
+        attached = Disposition.attached_pic in video.disposition
+        look.flags.add("embedded_picture" if attached else "has_video")
+    if not container.streams.audio:
+        raise MediaError("no_audio_stream", f"{container.format.name} without sound")
+    stream = container.streams.audio[0]
+    codec = stream.codec_context.name if stream.codec_context else "unknown"  # to FFmpeg, too
+    if not is_allowed_codec(codec):
+        raise MediaError("unsupported_codec", codec)
+    look.note(sample_rate_hz=stream.rate, n_channels=stream.channels)
+    _judge_rate_and_channels(stream.rate, stream.channels, look)
+
+
+def _judge_rate_and_channels(rate_hz: int, n_channels: int, look: Look) -> None:
+    limits = look.limits
+    if not limits.min_sample_rate_hz <= rate_hz <= limits.max_sample_rate_hz:
+        raise MediaError("bad_sample_rate", f"{rate_hz} Hz")
+    if not 1 <= n_channels <= limits.max_channels:
+        raise MediaError("bad_channels", f"{n_channels} channels")
+
+
+def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
+    """Decode everything once for length, range, silence and the print; return the number of samples."""
+    limits, sound_print = look.limits, AudioPrint(rate_hz)
+    n_samples, total, low, high, loudest = 0, 0.0, np.inf, -np.inf, 0.0
+    for block in _chunks(decoding):
+        peak = max(float(block.max()), -float(block.min()))
+        if not np.isfinite(peak):  # NaN survives max and min
+            raise MediaError("non_finite", "NaN or infinite samples")
+        if peak > limits.max_sample:
+            raise MediaError("out_of_range", f"samples up to {peak:.3g}")
+        n_samples += block.shape[1]
+        if n_samples > limits.max_duration_s * rate_hz:
+            raise MediaError("too_long", f"more than {limits.max_duration_s:g} s")
+        mono = mix_down(block)
+        total += float(mono.sum(dtype=np.float64))
+        low, high, loudest = min(low, float(mono.min())), max(high, float(mono.max())), max(loudest, peak)
+        sound_print.add(mono)
+    if n_samples:
+        mean = total / n_samples
+        peak = max(high - mean, mean - low)
+        if peak < limits.min_peak:
+            cancels = "; the channels cancel out" if loudest > 10 * limits.min_peak else ""
+            raise MediaError("silent", f"peak {peak:.1e} around {mean:.1e}{cancels}")
+        look.note(fingerprint=sound_print.hex())
+    return n_samples
+
+
+def _chunks(decoding: Decoding) -> Iterator[np.ndarray]:
+    """Join decoded blocks to chunks [n_channels, n] that are worth a call."""
+    blocks: list[np.ndarray] = []
+    n_samples = 0
+    for _, block in decoding:
+        blocks.append(block)
+        n_samples += block.shape[1]
+        if n_samples >= CHUNK_SAMPLES:
+            yield np.concatenate(blocks, axis=1)
+            blocks, n_samples = [], 0
+    if n_samples:
+        yield np.concatenate(blocks, axis=1)
+
+
+def _judge_riff(file: BinaryIO, look: Look) -> None:
+    """Compare what a WAV claims with its bytes, since FFmpeg trims the claim without a word."""
+    n_bytes = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    form, riff_bytes = struct.unpack("<4sI", file.read(12).ljust(12, b"\0")[:8])
+    if form == b"RIFF" and riff_bytes not in RIFF_UNKNOWN and riff_bytes + 8 != n_bytes:
+        look.flags.add("trailing_garbage" if riff_bytes + 8 < n_bytes else "bad_length")
+    position = 12
+    while True:
+        file.seek(position)
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        chunk, size = struct.unpack("<4sI", header)
+        position += 8
+        if chunk == b"fmt " and len(fmt := file.read(8)) == 8:
+            _, n_channels, rate_hz = struct.unpack("<HHI", fmt)
+            _judge_rate_and_channels(rate_hz, n_channels, look)
+        if chunk == b"data":
+            break
+        position += size + size % 2
+    rest = n_bytes - position
+    if form == b"RIFF" and size in RIFF_UNKNOWN and rest:
+        look.flags.add("bad_length")
+    elif form == b"RIFF" and size > rest:
+        raise MediaError("truncated", f"{rest:,} of {size:,} bytes of sound")
+
+
+def _mp3_stated_s(file: BinaryIO) -> float | None:
+    """Read the length that an MP3's Xing or Info frame states; None where there is no such frame."""
+    file.seek(0)
+    tag = file.read(10)
+    start = 0
+    if tag.startswith(b"ID3") and len(tag) == 10:
+        a, b, c, d = tag[6:10]
+        start = 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if tag[5] & 0x10 else 0)
+    file.seek(start)
+    frame = file.read(192)
+    at = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
+    if not is_mp3_frame(frame) or at < 0 or len(frame) < at + 12:
+        return None
+    flags, n_frames = struct.unpack_from(">II", frame, at + 4)
+    halvings = {3: 0, 2: 1, 0: 2}[frame[1] >> 3 & 3]  # of the rate, in MPEG 1, 2 and 2.5
+    rate_hz = (44_100, 48_000, 32_000)[frame[2] >> 2 & 3] >> halvings
+    return n_frames * (576 if halvings else 1152) / rate_hz - MP3_PADDING_S if flags & 1 else None
+
+
+def _not_opened(file: BinaryIO, head: bytes, error: av.error.FFmpegError) -> MediaError:
+    """Say why FFmpeg found no sound: cut short, a tag only, damaged, or no media at all."""
+    if modality_of(head) is None:
+        return MediaError("not_media", "the content is no sound or picture that we know")
+    if isinstance(error, av.error.EOFError):
+        return MediaError("truncated", "ends before the first samples")
+    if head[4:8] == b"ftyp" and _is_mp4_cut(file):
+        return MediaError("truncated", "the index is cut off")
+    if head.startswith(b"ID3"):
+        return MediaError("no_samples", "a tag without a sound")
+    return MediaError("bad_header", str(error)[:200])
+
+
+def _is_mp4_cut(file: BinaryIO) -> bool:
+    """Walk the top boxes of an MP4; a cut one lacks its index or has a box that reaches past the end."""
+    n_bytes, position, has_index = os.fstat(file.fileno()).st_size, 0, False
+    while position < n_bytes:
+        file.seek(position)
+        size, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:
+            break
+        has_index |= kind == b"moov"
+        position += size
+    return position > n_bytes or not has_index

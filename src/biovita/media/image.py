@@ -1,0 +1,80 @@
+"""The only way a picture is read or written: Pillow, upright, RGB, 8 bit, first frame.
+
+`open_image` is also how the checker's child opens bytes of strangers; it never decodes by itself.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from biovita.errors import MediaError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # Pillow's JPEG plugin opens MPO by itself
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a picture: first frame, turned as its EXIF says, RGB; transparency becomes white.
+
+    Raises:
+        MediaError: the file is missing or does not decode.
+    """
+    try:
+        with Path(path).open("rb") as file, open_image(file) as image:
+            return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise MediaError("unsupported_format", f"{path}: not one of {', '.join(FORMATS)}") from error
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise MediaError("unreadable", f"{path}: {error.strerror}") from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's plugins raise on broken data
+        raise MediaError("corrupt", f"{path}: {error}") from error
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Read the header of a picture in one of our formats; pixels are decoded when they are first used."""
+    return Image.open(file, formats=FORMATS)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn a picture upright and into 8-bit RGB, scaling deeper greys by their depth instead of clipping them."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        image.alpha_composite(layer)
+    return image.convert("RGB")
+
+
+def write_image(path: Path, image: Image.Image, quality: int = 90) -> None:
+    """Write .jpg, .jpeg (with `quality`) or .png; equal input gives equal bytes, and no metadata is kept."""
+    match Path(path).suffix.lower():
+        case ".jpg" | ".jpeg":
+            image.save(path, "JPEG", quality=quality)
+        case ".png":
+            image.save(path, "PNG")
+        case suffix:
+            raise ValueError(f"{path}: cannot write {suffix or 'a file without a suffix'}; use .jpg or .png")
+
+
+def fit_square(image: Image.Image, side_px: int) -> np.ndarray:
+    """Resize the shorter side to `side_px` (bicubic) and cut the centre: uint8, shape (side_px, side_px, 3).
+
+    Equal to torchvision's Resize and CenterCrop on a Pillow image, which is open_clip's evaluation transform.
+    """
+    short = min(image.size)
+    width, height = (int(side_px * side / short) for side in image.size)
+    left, top = round((width - side_px) / 2), round((height - side_px) / 2)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + side_px, top + side_px)))
+
+
+def _to_8_bit(grey: np.ndarray) -> np.ndarray:
+    """Scale greys of 16 or 32 bit, or floats, to 0..255: by 16 bit, by 1.0, or by their peak where they exceed that."""
+    peak = float(grey.max(initial=0))
+    floats = grey.dtype.kind == "f"
+    white = 1.0 if floats and peak <= 1 else max(255.0 if floats else 65535.0, peak)
+    return np.clip(np.asarray(grey, np.float32) * (255 / white) + 0.5, 0, 255).astype(np.uint8)

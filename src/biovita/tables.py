@@ -1,0 +1,50 @@
+"""Tables on disk: TSV, CSV and Parquet read with errors that name file and column; Parquet written reproducibly."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from biovita.errors import DatasetError
+from biovita.files import atomic_path
+
+ROWS_PER_GROUP = 100_000  # fixed, since the default depends on the number of threads
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read a Parquet file, or a TSV or CSV file as strings (UTF-8, with or without a byte order mark).
+
+    Raises:
+        DatasetError: the file is missing, has another suffix, or is no table.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such table")
+    separators = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return pl.read_parquet(path)
+        if suffix in separators:
+            return pl.read_csv(path, separator=separators[suffix], infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DatasetError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
+    raise DatasetError(f"{path}: a table ends in .tsv, .csv or .parquet")
+
+
+def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Refuse a table that lacks a column, and name the nearest one that it has."""
+    for column in columns:
+        if column not in table.columns:
+            near = difflib.get_close_matches(column, table.columns, n=1, cutoff=0.5)
+            hint = f"is '{near[0]}' meant?" if near else f"it has {', '.join(table.columns)}"
+            raise DatasetError(f"{path}: no column '{column}'; {hint}")
+
+
+def write_table(path: Path, table: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> None:
+    """Write exactly the columns of a schema, atomically; equal rows give equal bytes."""
+    with atomic_path(path) as part:
+        table.select(pl.col(name).cast(dtype) for name, dtype in schema.items()).write_parquet(
+            part, compression="zstd", row_group_size=ROWS_PER_GROUP
+        )

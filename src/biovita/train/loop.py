@@ -1,0 +1,187 @@
+"""One training stage, read top to bottom."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from biovita.errors import TrainError
+from biovita.log import Progress
+from biovita.models.encoder import Encoder
+from biovita.models.vita import FRAMES
+from biovita.train.batches import Batch, Sampler
+from biovita.train.features import Features
+from biovita.train.loss import info_nce
+from biovita.train.recipe import Recipe
+from biovita.train.schedule import ramp_at, rate_at
+
+Validate = Callable[[Encoder], dict[str, float]]
+
+
+def train_stage(
+    encoder: Encoder,
+    features: Features,
+    prompts: Sequence[Sequence[str]],
+    recipe: Recipe,
+    *,
+    log_path: Path,
+    validate: Validate | None = None,
+) -> dict[str, Any]:
+    """Run one stage on the encoder's model, in place.
+
+    Args:
+        encoder: model and processor; parameters outside `recipe.trained` end bit for bit as they were.
+        features: decoded media of the train split.
+        prompts: for each species of `features`, its training texts.
+        recipe: the stage.
+        log_path: JSON lines, one a step, appended.
+        validate: called with the encoder every `validate_every` epochs and at the end; its numbers are logged.
+
+    Returns:
+        Facts for run.json: steps, names of trained parameters, seconds, last losses.
+
+    Raises:
+        TrainError: a pattern matches no parameter; a loss is not finite (the weights of the step before are kept).
+    """
+    model = encoder.model
+    trained = choose_trained(model, recipe.trained)
+    optimizer = make_optimizer(model, recipe)
+    sampler = Sampler(features, recipe, n_prompts=len(prompts[0]))
+    n_steps = recipe.epochs * sampler.steps_per_epoch
+    step, started, record = 0, time.monotonic(), {}
+    with Progress(recipe.stage, n_steps, "steps") as bar, log_path.open("a", encoding="utf-8") as log:
+        for epoch in range(recipe.epochs):
+            set_modes(model)
+            for batch in sampler.epoch(epoch):
+                begun = time.monotonic()
+                rate, ramp = rate_at(step, n_steps, recipe), ramp_at(step, sampler.steps_per_epoch, recipe)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                losses = pair_losses(encoder, features, prompts, batch, recipe)
+                loss = total_loss(losses, recipe, ramp)
+                if not torch.isfinite(loss):
+                    raise TrainError(f"{recipe.stage}: the loss is {loss.item()} at step {step}; lower learning_rate")
+                optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
+                optimizer.step()
+                with torch.no_grad():
+                    model.logit_scale.clamp_(0.0, float(np.log(recipe.max_logit_scale)))
+                step += 1
+                record = {
+                    "stage": recipe.stage,
+                    "step": step,
+                    "epoch": step / sampler.steps_per_epoch,
+                    "loss": loss.item(),
+                    **{f"loss_{pair}": value.item() for pair, value in losses.items()},
+                    "lambda": ramp * max(recipe.audio_image, recipe.image_text),
+                    "logit_scale": model.logit_scale.exp().item(),
+                    "lr": rate,
+                    "grad_norm": norm.item(),
+                    "samples_per_s": len(batch.label) / (time.monotonic() - begun),
+                }
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                bar.advance(note=f"loss {record['loss']:.3f}")
+            last = epoch + 1 == recipe.epochs
+            if validate and (last or (epoch + 1) % recipe.validate_every == 0):
+                model.eval()
+                log.write(json.dumps({"stage": recipe.stage, "step": step, "val": validate(encoder)}) + "\n")
+    model.eval()
+    return {"n_steps": step, "seconds": time.monotonic() - started, "trained_parameters": trained, "last": record}
+
+
+def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Switch gradients on for parameters that match a pattern, off for all others; return the names that train.
+
+    Raises:
+        TrainError: a pattern matches nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise TrainError(f"trained: '{pattern}' matches no parameter; they are named like {', '.join(names[:3])}")
+    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in set(chosen))
+    return chosen
+
+
+def set_modes(model: torch.nn.Module) -> None:
+    """Put a tower that trains into training mode and a frozen one into evaluation mode.
+
+    HTS-AT begins with a batch norm, whose statistics would otherwise keep moving while its weights are frozen.
+    """
+    model.eval()
+    for name in ("audio_model", "audio_projection", "clip.text_model", "clip.vision_model"):
+        tower = model.get_submodule(name)
+        tower.train(any(parameter.requires_grad for parameter in tower.parameters()))
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+    )
+
+
+def pair_losses(
+    encoder: Encoder, features: Features, prompts: Sequence[Sequence[str]], batch: Batch, recipe: Recipe
+) -> dict[str, torch.Tensor]:
+    """Compute the losses that the recipe weighs: `at`, `ai`, `it`. Items without a partner sit the pair out."""
+    device = encoder.device
+    wanted = {"at": recipe.audio_text, "ai": recipe.audio_image, "it": recipe.image_text}
+    letters = {letter for pair, weight in wanted.items() if weight for letter in pair}
+    vectors, has = {}, {}
+    if "a" in letters:
+        has["a"] = batch.audio >= 0
+        shift = batch.shift if recipe.shift_audio else _start_unless_longer(features, batch)
+        mels = np.stack([features.mel(*draw) for draw in zip(batch.audio[has["a"]], shift[has["a"]], strict=True)])
+        vectors["a"] = encoder.model.audio_vectors(torch.from_numpy(mels).to(device))
+    if "i" in letters:
+        has["i"] = batch.image >= 0
+        squares = np.stack([features.squares[row] for row in batch.image[has["i"]]])
+        flip = batch.flip[has["i"]]
+        squares[flip] = squares[flip][:, :, ::-1]
+        vectors["i"] = encoder.model.image_vectors(encoder.processor.pixels(torch.from_numpy(squares).to(device)))
+    if "t" in letters:
+        has["t"] = np.ones(len(batch.label), bool)
+        texts: list[str] = [
+            prompts[int(label)][int(form)] for label, form in zip(batch.label, batch.prompt, strict=True)
+        ]
+        tokens = encoder.processor.tokens(texts)
+        vectors["t"] = encoder.model.text_vectors(*(tensor.to(device) for tensor in tokens.values()))
+    scale = encoder.model.logit_scale.exp()
+    losses = {}
+    for pair in (pair for pair, weight in wanted.items() if weight):
+        both = has[pair[0]] & has[pair[1]]
+        if both.sum() < 2:
+            continue
+        one, other = (vectors[letter][torch.from_numpy(both[has[letter]]).to(device)] for letter in pair)
+        species = torch.from_numpy(batch.label[both]).to(device) if recipe.mask_same_species else None
+        losses[pair] = info_nce(one, other, scale, species)
+    return losses
+
+
+def _start_unless_longer(features: Features, batch: Batch) -> np.ndarray:
+    """Zero the shift of recordings shorter than a window, so that their padding comes last."""
+    frames = np.diff(features.starts)[batch.audio]
+    return np.where(frames > FRAMES, batch.shift, 0.0)
+
+
+def total_loss(losses: dict[str, torch.Tensor], recipe: Recipe, ramp: float) -> torch.Tensor:
+    """Sum L = w_at ATC + ramp (w_ai AIC + w_it ITC) over the pairs that the batch had."""
+    weights = {"at": recipe.audio_text, "ai": ramp * recipe.audio_image, "it": ramp * recipe.image_text}
+    if not losses:
+        raise TrainError(f"{recipe.stage}: a batch held no pair of any loss; are there species with both modalities?")
+    return torch.stack([weights[pair] * loss for pair, loss in losses.items()]).sum()

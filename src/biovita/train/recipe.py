@@ -1,0 +1,75 @@
+"""Every number of one training stage; imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from biovita.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One stage of L = w_at ATC + ramp(t) (w_ai AIC + w_it ITC).
+
+    Source:
+        BioVITA (arXiv 2603.23883), training: stage 1 is ATC alone, stage 2 adds AIC and ITC with one weight λ that
+        grows linearly over the first two epochs.
+    """
+
+    stage: str = "stage1"
+    """What the stage is called in logs, plots and run.json."""
+    audio_text: float = 1.0
+    """Weight of ATC, the audio-text loss."""
+    audio_image: float = 0.0
+    """Weight λ of AIC, the audio-image loss, after the ramp."""
+    image_text: float = 0.0
+    """Weight λ of ITC, the image-text loss, after the ramp."""
+    ramp_epochs: float = 0.0
+    """Epochs over which the weights of AIC and ITC grow linearly from 0."""
+    trained: tuple[str, ...] = ("audio_model.*", "audio_projection.*", "audio_adapter.*", "logit_scale")
+    """Parameters that train, as patterns on their names; everything else is frozen and stays bit for bit the same."""
+    epochs: int = 30
+    """Passes over the epoch view (see max_per_species)."""
+    batch_size: int = 64
+    """Pairs or triplets a step."""
+    learning_rate: float = 1e-4
+    """Peak rate of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Constant, as the paper; or a cosine to zero over the whole stage."""
+    warmup_steps: int = 0
+    """Steps over which the rate grows linearly from 0."""
+    weight_decay: float = 0.05
+    """On matrices and filters; never on norms, biases and the logit scale."""
+    clip_gradient: float = 1.0
+    """Largest norm of the whole gradient."""
+    max_logit_scale: float = 100.0
+    """Upper limit of the learnable logit scale (1 / temperature)."""
+    mask_same_species: bool = True
+    """Leave pairs of one species out of the negatives of each other; false is what the released code does."""
+    min_per_species: int = 5
+    """Species with fewer items are topped up to so many draws an epoch."""
+    max_per_species: int = 20
+    """At most so many items of a species are drawn an epoch."""
+    flip_images: bool = True
+    """Mirror half of the pictures; the released code does not."""
+    shift_audio: bool = True
+    """Place a recording shorter than 10 s anywhere in the window; false puts it at the start, as the release does."""
+    validate_every: int = 5
+    """Epochs between two looks at the validation split."""
+    seed: int = field(default=1)
+    """Seed of order, pairs, prompts, crops and mirroring."""
+
+    def __post_init__(self) -> None:
+        if not (self.audio_text or self.audio_image or self.image_text):
+            raise ConfigError("audio_text, audio_image and image_text are all 0; a stage needs at least one loss")
+        for name in ("epochs", "batch_size", "max_per_species", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.min_per_species > self.max_per_species:
+            raise ConfigError(
+                f"min_per_species {self.min_per_species} is larger than max_per_species {self.max_per_species}"
+            )
+
+    @property
+    def anchor(self) -> Literal["audio", "image"]:
+        """The modality that an epoch walks through; partners are drawn to it."""
+        return "audio" if self.audio_text or self.audio_image else "image"
