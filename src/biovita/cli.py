@@ -13,10 +13,15 @@ COMMON = """Flags that every command takes:
   --offline   never ask a model hub or any other server"""
 
 
+def rows_of(names: list[str]) -> str:
+    """Compose one line a command."""
+    width = max(map(len, names))
+    return "\n".join(f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names)
+
+
 def overview() -> str:
     """Compose `biovita --help`."""
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    rows = rows_of(list(COMMANDS))
     return (
         "usage: biovita COMMAND [RUN.toml] [flags]\n\n"
         "The sound, the picture and the name of an animal in one space.\n\n"
@@ -40,6 +45,10 @@ def run(words: list[str]) -> int:
         from biovita import __version__  # noqa: PLC0415 - keeps this module free of imports that cost
 
         print(__version__)
+        return 0
+    family = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if family and words[1:] in (["-h"], ["--help"]):
+        print(f"usage: biovita {words[0]} COMMAND …\n\n{rows_of(family)}")
         return 0
     return call(words)
 

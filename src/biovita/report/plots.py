@@ -97,7 +97,7 @@ def dots(labels: Sequence[str], groups: Sequence[Sequence[Interval | None]], *, 
         axes.set_yticks(range(len(labels)), labels)
         axes.tick_params(axis="y", colors=STAND_IN["ink"])
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.set_xlim(0, top)
+        axes.set_xlim(-0.01 * top, top)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
@@ -136,7 +136,7 @@ def panel(
             dash, marker = "--" if line.dashed else "-", "." if percent else ""
             axes.plot(line.x, line.y, dash, color=colour, lw=1.6, marker=marker)
         axes.set_ylim(bottom=bottom)
-        axes.set_xlim(0, n_steps)
+        axes.set_xlim(0, 1.02 * n_steps)
         for number, begin in enumerate(stages if len(stages) > 1 else (), 1):
             axes.axvline(begin, color=STAND_IN["muted"], lw=0.8, ls=":")
             label = axes.text(begin, 1.01, f" {number}", transform=axes.get_xaxis_transform(), va="bottom")

@@ -110,6 +110,7 @@ def scenario_table(inputs: Inputs) -> list[dict[str, Any]]:
     """Lay the scenarios out: a row a split and level, a cell a direction, and their mean."""
     top, *more = tops(inputs)
     second = more[0] if more else None
+    hottest = max((row[top] or 0.0 for row in inputs.results["scenarios"]), default=0.0)
     table = []
     for split in inputs.splits:
         for level in LEVELS:
@@ -126,7 +127,7 @@ def scenario_table(inputs: Inputs) -> list[dict[str, Any]]:
                     "second": f"{100 * np.mean([row[second] for row in run]):.1f}" if second else None,
                     "times": times_text(share, chance),
                     "chance": share_text(chance),
-                    "heat": round(share, 3),
+                    "heat": _heat(share, hottest),
                     "n": len(run),
                 }
             table.append(
@@ -134,14 +135,19 @@ def scenario_table(inputs: Inputs) -> list[dict[str, Any]]:
                     "split": split,
                     "split_name": split_name(split),
                     "level": level,
-                    "cells": [_cell(d, row, top, second) for d, row in found.items()],
+                    "cells": [_cell(d, row, top, second, hottest) for d, row in found.items()],
                     "mean": mean,
                 }
             )
     return table
 
 
-def _cell(direction: str, row: dict[str, Any] | None, top: str, second: str | None) -> dict[str, Any]:
+def _heat(share: float, hottest: float) -> float:
+    """Scale a share for the colour of its cell; the highest of the table is 1."""
+    return round(share / hottest, 3) if hottest else 0.0
+
+
+def _cell(direction: str, row: dict[str, Any] | None, top: str, second: str | None, hottest: float) -> dict[str, Any]:
     if row is None or row[top] is None:
         why = "not run" if row is None else f"all {count_text(row['n_skipped'])} queries left out"
         return {"direction": direction, "missing": why}
@@ -155,7 +161,7 @@ def _cell(direction: str, row: dict[str, Any] | None, top: str, second: str | No
         "times": times_text(row[top], row["chance"][top]),
         "chance": share_text(row["chance"][top], 1),
         "beats": beats_chance(row, top),
-        "heat": round(row[top], 3),
+        "heat": _heat(row[top], hottest),
         "n_queries": count_text(row["n_queries"]),
         "n_candidates": count_text(row["n_candidates"]),
         "n_skipped": count_text(row["n_skipped"]) if row.get("n_skipped") else None,
@@ -243,6 +249,7 @@ def class_table(inputs: Inputs) -> list[dict[str, Any]]:
     blocks = []
     for split in inputs.splits:
         rows = {d: row for d in DIRECTIONS if (row := inputs.scenario(split, "species", d)) and row.get("by_class")}
+        hottest = max((part[top] for row in rows.values() for part in row["by_class"].values()), default=0.0)
         classes: dict[str, int] = {}
         for row in rows.values():
             for name, part in row["by_class"].items():
@@ -251,7 +258,7 @@ def class_table(inputs: Inputs) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "n": count_text(classes[name]),
-                "cells": [_class_cell(rows.get(d), name, top) for d in DIRECTIONS],
+                "cells": [_class_cell(rows.get(d), name, top, hottest) for d in DIRECTIONS],
             }
             for name in sorted(classes, key=lambda name: (-classes[name], name))
         ]
@@ -260,11 +267,11 @@ def class_table(inputs: Inputs) -> list[dict[str, Any]]:
     return blocks
 
 
-def _class_cell(row: dict[str, Any] | None, name: str, top: str) -> dict[str, Any] | None:
+def _class_cell(row: dict[str, Any] | None, name: str, top: str, hottest: float) -> dict[str, Any] | None:
     part = row["by_class"].get(name) if row else None
     if not part or not part["n_queries"]:
         return None
-    return {"share": f"{100 * part[top]:.0f}", "n": count_text(part["n_queries"]), "heat": round(part[top], 3)}
+    return {"share": f"{100 * part[top]:.0f}", "n": count_text(part["n_queries"]), "heat": _heat(part[top], hottest)}
 
 
 def data_card(inputs: Inputs) -> dict[str, Any]:
