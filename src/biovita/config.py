@@ -9,7 +9,6 @@ import difflib
 import os
 import platform
 import subprocess
-import sys
 import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,6 +21,8 @@ from biovita.errors import ConfigError
 from biovita.files import write_json
 
 C = TypeVar("C")
+
+_words: list[str] = []  # of the command that runs, as typed or as the demo types it; for run.json
 
 
 def parse(schema: type[C], argv: Sequence[str], *, prog: str, description: str = "") -> C:
@@ -38,6 +39,7 @@ def parse(schema: type[C], argv: Sequence[str], *, prog: str, description: str =
         SystemExit: tyro printed help (0) or refused a flag (2).
     """
     words = list(argv)
+    _words[:] = [*prog.split()[1:], *words]
     if words and words[0].endswith(".toml"):
         words = [*flags_of(read_run_file(Path(words[0]), schema)), *words[1:]]
     return tyro.cli(schema, prog=prog, args=words, description=description, config=(tyro.conf.FlagConversionOff,))
@@ -51,6 +53,8 @@ def read_run_file(path: Path, schema: type) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such run file") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     check_keys(table, schema, path=path)
     return table
 
@@ -64,6 +68,8 @@ def check_keys(table: dict[str, Any], schema: type, *, path: Path, prefix: str =
             hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known keys: {', '.join(sorted(fields))}"
             raise ConfigError(f"{path}: unknown key '{prefix}{key}'; {hint}")
         inner = fields[key].type
+        if tyro.conf.Positional in getattr(inner, "__metadata__", ()):
+            raise ConfigError(f"{path}: '{key}' is given on the command line, not in a run file")
         if isinstance(value, dict) and dataclasses.is_dataclass(inner) and isinstance(inner, type):
             check_keys(value, inner, path=path, prefix=f"{prefix}{key}.")
 
@@ -78,7 +84,7 @@ def flags_of(table: dict[str, Any], prefix: str = "") -> list[str]:
         elif isinstance(value, list):
             words += [f"--{name}", *(str(item) for item in value)]
         else:
-            words += [f"--{name}", str(value)]
+            words.append(f"--{name}={value}")  # one word, so that a value may begin with a dash
     return words
 
 
@@ -100,7 +106,7 @@ def describe_run(config: Any, **facts: Any) -> dict[str, Any]:
         "command": type(config).__name__,
         "version": version("biovita"),
         "commit": commit(),
-        "argv": sys.argv[1:],
+        "argv": list(_words),
         "python": platform.python_version(),
         "machine": {"system": platform.system(), "processor": platform.machine(), "n_cpus": os.cpu_count()},
         **facts,

@@ -23,8 +23,8 @@ from biovita.bench.official import join_lists, join_names, write_csv
 from biovita.bench.tasks import DIRECTIONS, LEVELS, SPLITS, Modality, Scenario, scenarios
 from biovita.data.dataset import Dataset
 from biovita.errors import BenchError
-from biovita.files import MANIFEST, sha256_file, sync_folder, write_manifest
-from biovita.log import progress, warn
+from biovita.files import MANIFEST, read_manifest, sha256_file, sync_folder, write_manifest
+from biovita.log import progress, say, warn
 
 PURPOSE_POOL = 70
 N_CANDIDATES = 100
@@ -45,9 +45,13 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
     if n_candidates < 2:
         raise BenchError(f"--candidates {n_candidates}: a pool needs at least 2 taxa")
     dataset, out = Path(dataset), Path(out)
+    source = Dataset.open(dataset)
+    asked = {"seed": seed, "n_candidates": n_candidates, "dataset_sha256": sha256_file(dataset / MANIFEST)}
+    if (out / MANIFEST).is_file() and asked.items() <= (there := read_manifest(out)).items():
+        say(f"{out}: this benchmark is there already")
+        return there
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out}: already there and not empty; choose a new folder, or remove it first")
-    source = Dataset.open(dataset)
     media = source.media
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -78,10 +82,8 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
         sorted(path.relative_to(part).as_posix() for path in part.rglob("*.csv")),
         schema=1,
         kind="bench",
-        seed=seed,
-        n_candidates=n_candidates,
+        **asked,
         dataset=os.path.relpath(dataset.resolve(), out.resolve()),
-        dataset_sha256=sha256_file(dataset / MANIFEST),
         made_up=bool(source.manifest.get("made_up")),
         own_species_counts=True,
         **facts,

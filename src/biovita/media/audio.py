@@ -8,6 +8,7 @@ passed the check, or that we wrote.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -79,6 +80,9 @@ def audio_info(path: Path) -> AudioInfo:
 
     Many an MP3 states no length; then this is an estimate from its size, a few percent off. `media.parquet` holds the
     decoded length.
+
+    Raises:
+        MediaError: the file is missing, or holds no sound.
     """
     path = Path(path)
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
@@ -87,7 +91,7 @@ def audio_info(path: Path) -> AudioInfo:
             return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
         except soundfile.LibsndfileError:
             pass
-    with path.open("rb", buffering=0) as file, open_container(file) as container:
+    with _opened(path) as container:
         stream = container.streams.audio[0]
         return AudioInfo(declared_s(stream) or (container.duration or 0) / 1e6, stream.rate, stream.channels)
 
@@ -242,32 +246,39 @@ def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
     return np.ascontiguousarray(wave, np.float32)
 
 
-def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> np.ndarray:
+@contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    """Open a sound with FFmpeg; what it or the system says against the file becomes our error, which names it."""
     try:
         with path.open("rb", buffering=0) as file, open_container(file) as container:
             if not container.streams.audio:
                 raise MediaError("no_audio_stream", str(path))
-            stream = container.streams.audio[0]
-            first, stop, span = _window(start_s, duration_s, stream.rate)
-            end_s = declared_s(stream) if container.format.name.startswith("mov") else None
-            if end_s is not None:  # AAC fills its last frame up
-                end = round(end_s * stream.rate)
-                stop = end if stop is None else min(stop, end)
-            if first > 2 * PREROLL_S * stream.rate:
-                target_s = first / stream.rate - PREROLL_S
-                container.seek(int(target_s / _time_base(stream)) + (stream.start_time or 0), stream=stream)
-            blocks = []
-            for position, block in Decoding(container):
-                if stop is not None and position >= stop:
-                    break
-                begin = max(0, first - position)
-                blocks.append(mix_down(block)[begin : None if stop is None else stop - position])
-            wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-            return _resample(wave, stream.rate, span)
+            yield container
     except av.error.FFmpegError as error:
         raise MediaError("corrupt", f"{path}: {error.strerror}") from error
     except OSError as error:
         raise MediaError("unreadable", f"{path}: {error.strerror}") from error
+
+
+def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> np.ndarray:
+    with _opened(path) as container:
+        stream = container.streams.audio[0]
+        first, stop, span = _window(start_s, duration_s, stream.rate)
+        end_s = declared_s(stream) if container.format.name.startswith("mov") else None
+        if end_s is not None:  # AAC fills its last frame up
+            end = round(end_s * stream.rate)
+            stop = end if stop is None else min(stop, end)
+        if first > 2 * PREROLL_S * stream.rate:
+            target_s = first / stream.rate - PREROLL_S
+            container.seek(int(target_s / _time_base(stream)) + (stream.start_time or 0), stream=stream)
+        blocks = []
+        for position, block in Decoding(container):
+            if stop is not None and position >= stop:
+                break
+            begin = max(0, first - position)
+            blocks.append(mix_down(block)[begin : None if stop is None else stop - position])
+        wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        return _resample(wave, stream.rate, span)
 
 
 def _write_aac(path: Path, channels: np.ndarray, sample_rate_hz: int) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from biovita.errors import MediaError
 from biovita.media.audio import SAMPLE_RATE_HZ, audio_info, read_audio, resample
-from biovita.media.image import read_image
+from biovita.media.image import read_image, to_rgb
 from biovita.media.window import CLIP_S, fit, onset_s, windows
 from biovita.models.mel import LogMel
 from biovita.models.processor import BioVitaProcessor
@@ -62,7 +63,8 @@ class Encoder:
             float32, shape (n, 768), unit rows, in the order of `sounds`.
 
         Raises:
-            MediaError: a file does not decode; it names the file. Nothing ever becomes zeros.
+            MediaError: a file does not decode, or a sound has no samples or some that are not finite; it names the file.
+                Nothing ever becomes zeros.
 
         Source:
             BioVITA's released extraction (onset rule, zero padding after the wave).
@@ -102,12 +104,15 @@ class Encoder:
 
     def square(self, picture: Picture) -> np.ndarray:
         """Read a picture and crop it to the model's square: uint8, shape (side, side, 3)."""
-        return self.processor.square(picture if isinstance(picture, Image) else read_image(Path(picture)))
+        return self.processor.square(to_rgb(picture) if isinstance(picture, Image) else read_image(Path(picture)))
 
     def _mels(self, sound: Sound, *, mel: LogMel, window: Window) -> torch.Tensor:
         n_samples = self.processor.n_samples
         fill = _repeat if self.processor.repeats else fit
-        return mel(torch.from_numpy(np.stack([fill(clip, n_samples) for clip in clips_of(sound, window=window)])))
+        clips = [clip for clip in clips_of(sound, window=window) if len(clip)]  # an MP3's stated length may be too long
+        if not clips or not all(np.isfinite(clip).all() for clip in clips):
+            raise MediaError("non_finite" if clips else "no_samples", "a wave" if isinstance(sound, tuple) else str(sound))
+        return mel(torch.from_numpy(np.stack([fill(clip, n_samples) for clip in clips])))
 
     @torch.inference_mode()
     def _forward(self, tower: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> np.ndarray:
@@ -138,8 +143,8 @@ def _slice(wave: np.ndarray, start_s: float = 0.0, duration_s: float | None = No
 
 
 def _repeat(wave: np.ndarray, n_samples: int) -> np.ndarray:
-    """Fill a clip by saying it again; an empty one stays zeros."""
-    return np.resize(wave, n_samples) if len(wave) else np.zeros(n_samples, np.float32)
+    """Fill a clip by saying it again."""
+    return np.resize(wave, n_samples)
 
 
 def prefetch(work: Callable[[T], R], things: Iterable[T], *, n_threads: int | None = None) -> Iterator[R]:

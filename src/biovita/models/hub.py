@@ -46,7 +46,7 @@ def load(name: str | Path, *, device: str | None = None) -> Encoder:
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Encoder(
         model=model,
-        processor=BioVitaProcessor.from_pretrained(folder),
+        processor=_load_processor(folder),
         name=str(name),
         weights_sha256=sha256_file(folder / "model.safetensors"),
         folder=folder,
@@ -72,6 +72,13 @@ def _load_weights(folder: Path) -> BioVitaModel:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"{folder / 'model.safetensors'}: {key} holds values that are not finite")
     return model
+
+
+def _load_processor(folder: Path) -> BioVitaProcessor:
+    try:
+        return BioVitaProcessor.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: its processor or tokenizer cannot be read: {error}") from error
 
 
 def _fetch(name: str) -> Path:
