@@ -19,7 +19,19 @@ from biovita.commands.table import COMMANDS
 from biovita.errors import BiovitaError, MediaError
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "polars", "numpy", "pyarrow", "PIL", "av", "soundfile", "matplotlib", "sklearn", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "polars",
+    "numpy",
+    "pyarrow",
+    "PIL",
+    "av",
+    "soundfile",
+    "matplotlib",
+    "sklearn",
+    "jinja2",
+)
 
 
 def fresh(code: str, *, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:

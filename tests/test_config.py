@@ -66,7 +66,9 @@ def read(*words: str) -> Outer:
 
 
 def test_flags_beat_the_run_file_and_the_run_file_beats_defaults(tmp_path: Path) -> None:
-    path = run_file(tmp_path, 'out = "file"\nn_steps = 4\n[inner]\nrate = 1e-4\ntrained = ["b", "c.*"]\nmasked = false\n')
+    path = run_file(
+        tmp_path, 'out = "file"\nn_steps = 4\n[inner]\nrate = 1e-4\ntrained = ["b", "c.*"]\nmasked = false\n'
+    )
     by_file = read(path)
     assert by_file == Outer(out=Path("file"), n_steps=4, inner=Inner(rate=1e-4, trained=("b", "c.*"), masked=False))
     by_flag = read(path, "--n-steps", "5", "--inner.trained", "d", "--inner.masked", "True")

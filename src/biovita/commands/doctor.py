@@ -41,7 +41,7 @@ def run_doctor(config: Doctor) -> int:
     found = {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     formats = {suffix: _round_trip(suffix) for suffix in FORMATS}
-    advice = [f"{name}: {why}" for name, why in HAZARDS.items() if _is_broken(name)]
+    advice = [f"{name}: {why} ({trouble})" for name, why in HAZARDS.items() if (trouble := _trouble(name))]
     advice += [f"{name}: not installed; install biovita again" for name, number in found.items() if number is None]
     advice += [f"{suffix}: {outcome}" for suffix, outcome in formats.items() if outcome != "ok"]
     if SETTINGS.json:
@@ -62,15 +62,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _is_broken(name: str) -> bool:
-    """Tell whether an optional neighbour is installed but does not import."""
+def _trouble(name: str) -> str:
+    """Say why an optional neighbour that is installed does not import; empty when all is well."""
     if importlib.util.find_spec(name) is None:
-        return False
+        return ""
     try:
         importlib.import_module(name)
-    except Exception:
-        return True
-    return False
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _round_trip(suffix: str) -> str:

@@ -9,7 +9,7 @@ import tyro
 from biovita.config import describe_run
 from biovita.errors import ConfigError
 from biovita.files import write_json
-from biovita.log import say, warn
+from biovita.log import SETTINGS, emit, say, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,8 @@ def run_embed(config: Embed) -> int:
     encoder = load(str(config.model))
     n_bad = 0
     if config.text:
-        names = [line.strip() for line in config.text.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = config.text.read_text(encoding="utf-8").splitlines()
+        names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         embed_names(encoder, config.out, ids=names, texts=names, levels=["name"] * len(names))
         n = len(names)
     else:
@@ -60,5 +61,7 @@ def run_embed(config: Embed) -> int:
         embed_media(encoder, config.out, ids=ids, paths=paths, modality=kinds.pop(), window=config.window)
         n = len(paths)
     write_json(config.out.with_suffix(".run.json"), describe_run(config))
+    if SETTINGS.json:
+        emit({"out": str(config.out), "n_vectors": n, "n_refused": n_bad})
     say(f"{config.out}: {n:,} vectors" + (f", {n_bad:,} files refused" if n_bad else ""))
     return 3 if n_bad else 0

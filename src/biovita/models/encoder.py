@@ -63,8 +63,8 @@ class Encoder:
             float32, shape (n, 768), unit rows, in the order of `sounds`.
 
         Raises:
-            MediaError: a file does not decode, or a sound has no samples or some that are not finite; it names the file.
-                Nothing ever becomes zeros.
+            MediaError: a file does not decode, or a sound has no samples or some that are not finite; it names the
+                file. Nothing ever becomes zeros.
 
         Source:
             BioVITA's released extraction (onset rule, zero padding after the wave).
@@ -111,7 +111,8 @@ class Encoder:
         fill = _repeat if self.processor.repeats else fit
         clips = [clip for clip in clips_of(sound, window=window) if len(clip)]  # an MP3's stated length may be too long
         if not clips or not all(np.isfinite(clip).all() for clip in clips):
-            raise MediaError("non_finite" if clips else "no_samples", "a wave" if isinstance(sound, tuple) else str(sound))
+            name = "a wave" if isinstance(sound, tuple) else str(sound)
+            raise MediaError("non_finite" if clips else "no_samples", name)
         return mel(torch.from_numpy(np.stack([fill(clip, n_samples) for clip in clips])))
 
     @torch.inference_mode()

@@ -120,11 +120,13 @@ def fit_tokenizer(texts: Iterable[str], *, vocab_size: int) -> CLIPTokenizer:
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters += [f"{letter}</w>" for letter in letters]
+    # Given as special tokens, the letters have numbers from the start. The trainer would else number the ends of words
+    # as it meets them, in an order that changes from run to run, and it breaks ties between merges by number.
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=vocab_size, special_tokens=letters, end_of_word_suffix="</w>", show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
-    letters += [f"{letter}</w>" for letter in letters]
     merges: list[Any] = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     merges = merges[: max(0, vocab_size - len(letters) - len(special))]
     words = dict.fromkeys([*letters, *("".join(pair) for pair in merges), *special])

@@ -46,7 +46,8 @@ def train_stage(
         Facts for run.json: steps, names of trained parameters, seconds, last losses.
 
     Raises:
-        TrainError: a pattern matches no parameter; a loss is not finite (the weights of the step before are kept).
+        TrainError: a pattern matches no parameter; a loss or gradient is not finite (the weights of the step before are
+            kept).
     """
     model = encoder.model
     trained = choose_trained(model, recipe.trained)
@@ -69,9 +70,13 @@ def train_stage(
                 optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
+                if not torch.isfinite(norm):
+                    raise TrainError(
+                        f"{recipe.stage}: the gradient is {norm.item()} at step {step}; lower learning_rate"
+                    )
                 optimizer.step()
-                with torch.no_grad():
-                    model.logit_scale.clamp_(0.0, float(np.log(recipe.max_logit_scale)))
+                if model.logit_scale.requires_grad:
+                    model.logit_scale.data.clamp_(0.0, float(np.log(recipe.max_logit_scale)))
                 step += 1
                 record = {
                     "stage": recipe.stage,
@@ -100,12 +105,14 @@ def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]
     """Switch gradients on for parameters that match a pattern, off for all others; return the names that train.
 
     Raises:
-        TrainError: a pattern matches nothing.
+        TrainError: a pattern matches nothing, or there is none.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise TrainError(f"trained: '{pattern}' matches no parameter; they are named like {', '.join(names[:3])}")
+    if not patterns:
+        raise TrainError("trained: no pattern given, so nothing would train")
     chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in set(chosen))
@@ -142,20 +149,17 @@ def pair_losses(
     device = encoder.device
     wanted = {"at": recipe.audio_text, "ai": recipe.audio_image, "it": recipe.image_text}
     letters = {letter for pair, weight in wanted.items() if weight for letter in pair}
-    vectors, has = {}, {}
-    if "a" in letters:
-        has["a"] = batch.audio >= 0
+    vectors, has = {}, {"a": batch.audio >= 0, "i": batch.image >= 0, "t": np.ones(len(batch.label), bool)}
+    if "a" in letters and has["a"].any():
         shift = batch.shift if recipe.shift_audio else _start_unless_longer(features, batch)
         mels = np.stack([features.mel(*draw) for draw in zip(batch.audio[has["a"]], shift[has["a"]], strict=True)])
         vectors["a"] = encoder.model.audio_vectors(torch.from_numpy(mels).to(device))
-    if "i" in letters:
-        has["i"] = batch.image >= 0
+    if "i" in letters and has["i"].any():
         squares = np.stack([features.squares[row] for row in batch.image[has["i"]]])
         flip = batch.flip[has["i"]]
         squares[flip] = squares[flip][:, :, ::-1]
         vectors["i"] = encoder.model.image_vectors(encoder.processor.pixels(torch.from_numpy(squares).to(device)))
     if "t" in letters:
-        has["t"] = np.ones(len(batch.label), bool)
         texts: list[str] = [
             prompts[int(label)][int(form)] for label, form in zip(batch.label, batch.prompt, strict=True)
         ]

@@ -6,6 +6,7 @@ The whole table of records is drawn first, with numpy; only then are the files r
 
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -269,13 +270,26 @@ def _render_all(out: Path, tree: Tree, items: list[Item], workers: int) -> None:
                 bar.advance(n_done)
             return
         # Spawned, not forked: polars has threads.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent) as pool:
             try:
                 for n_done in pool.map(render_batch, batches):
                     bar.advance(n_done)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _end_with_parent() -> None:
+    """Let a worker go when its parent is killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,50 @@
+"""Features by hand: no files, any layout of species, recordings and pictures."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from biovita.models.vita import FRAMES
+from biovita.train.features import Features
+
+SIDE_PX = 64
+
+
+@pytest.fixture(scope="session")
+def make_features() -> Callable[..., Features]:
+    """Make features of species with so many (recordings, pictures) each; species differ in sound and colour."""
+
+    def make(
+        counts: Sequence[tuple[int, int]],
+        *,
+        n_frames: int = FRAMES,
+        val: int = 0,
+        repeats: bool = False,
+        shuffle: int | None = None,
+    ) -> Features:
+        rng = np.random.default_rng(11)
+        rows, mels, squares = [], [], []
+        for label, (n_audio, n_image) in enumerate(counts):
+            for n in range(n_audio):
+                rows.append(("audio", "val" if n < val else "train", f"species {label}", label, len(mels)))
+                mel = rng.normal(-60, 3, (n_frames, 64)).astype(np.float16)
+                mel[:, 3 * label : 3 * label + 6] += 40
+                mels.append(mel)
+            for n in range(n_image):
+                rows.append(("image", "val" if n < val else "train", f"species {label}", label, len(squares)))
+                square = rng.integers(0, 60, (SIDE_PX, SIDE_PX, 3))
+                square[:, 4 * label : 4 * label + 8] += np.array([180, 90, 15 * label % 190])
+                squares.append(square.astype(np.uint8))
+        media = pl.DataFrame(rows, ["modality", "split", "species", "label", "row"], orient="row")
+        return Features(
+            media=media if shuffle is None else media.sample(fraction=1, shuffle=True, seed=shuffle),
+            species=[f"species {label}" for label in range(len(counts))],
+            mels=np.concatenate([np.empty((0, 64), np.float16), *mels]),
+            starts=np.cumsum([0, *(len(mel) for mel in mels)]),
+            squares=np.stack(squares) if squares else np.empty((0, SIDE_PX, SIDE_PX, 3), np.uint8),
+            repeats=repeats,
+        )
+
+    return make

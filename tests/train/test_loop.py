@@ -1,0 +1,333 @@
+"""One stage: what is frozen stays, what trains learns, what breaks stops, and the same seed is the same run."""
+
+import json
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from biovita.commands.train import Train
+from biovita.config import parse
+from biovita.errors import TrainError
+from biovita.train.batches import Batch
+from biovita.train.features import Features
+from biovita.train.loop import choose_trained, make_optimizer, pair_losses, set_modes, total_loss, train_stage
+from biovita.train.loss import info_nce
+from biovita.train.recipe import Recipe
+
+COUNTS = [(3, 3), (2, 3), (3, 2), (2, 2)]
+AUDIO = ("audio_model.*", "audio_projection.*")
+CLIP = ("clip.*", "logit_scale")
+ALL_LOSSES = {"audio_text": 1.0, "audio_image": 0.5, "image_text": 0.5}
+
+
+def recipe_of(**fields: Any) -> Recipe:
+    defaults = {"epochs": 1, "batch_size": 8, "min_per_species": 2, "max_per_species": 4, "learning_rate": 1e-3}
+    return Recipe(**{**defaults, **fields})
+
+
+def prompts_of(features: Features) -> list[list[str]]:
+    return [[f"{species} form {form}" for form in range(5)] for species in features.species]
+
+
+def run(encoder: Any, features: Features, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
+    torch.manual_seed(recipe.seed)
+    return train_stage(encoder, features, prompts_of(features), recipe, log_path=folder / "log.jsonl", **more)
+
+
+def state_of(encoder: Any) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, copied."""
+    return {key: tensor.detach().clone() for key, tensor in encoder.model.state_dict().items()}
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("trained", [AUDIO, CLIP, ("clip.text_model.*",), ("logit_scale",)], ids=lambda names: names[0])
+def test_what_is_frozen_stays_bit_for_bit_also_the_batch_norm(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path, trained: tuple[str, ...]
+) -> None:
+    encoder = new_encoder()
+    before = state_of(encoder)
+    facts = run(encoder, make_features(COUNTS), recipe_of(**ALL_LOSSES, trained=trained), tmp_path)
+    changed = {key for key, tensor in state_of(encoder).items() if not torch.equal(tensor, before[key])}
+    buffers = {name for name, _ in encoder.model.named_buffers()}
+    assert changed - buffers
+    assert all(any(fnmatchcase(name, pattern) for pattern in trained) for name in changed - buffers)
+    assert changed - buffers <= set(facts["trained_parameters"])
+    moved = {name for name in changed & buffers if "batch_norm" in name}
+    assert bool(moved) == (trained == AUDIO)
+
+
+def test_a_frozen_logit_scale_stays_also_above_the_limit(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    encoder = new_encoder()
+    before = encoder.model.logit_scale.item()
+    run(encoder, make_features(COUNTS), recipe_of(trained=("audio_projection.*",), max_logit_scale=5.0), tmp_path)
+    assert encoder.model.logit_scale.item() == before
+
+
+def test_a_trained_logit_scale_stays_within_its_limit(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    encoder = new_encoder()
+    run(encoder, make_features(COUNTS), recipe_of(trained=("logit_scale",), max_logit_scale=5.0), tmp_path)
+    assert encoder.model.logit_scale.exp().item() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("pattern", ["audio_model.layers.11.*", "clip", "audio_modle.*", ""])
+def test_a_pattern_that_matches_nothing_is_an_error(new_encoder: Callable[..., Any], pattern: str) -> None:
+    with pytest.raises(TrainError, match=f"trained: '{pattern}' matches no parameter".replace("*", r"\*")):
+        choose_trained(new_encoder().model, ("clip.*", pattern))
+
+
+def test_a_stage_that_trains_nothing_is_an_error(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainError, match="trained"):
+        run(new_encoder(), make_features(COUNTS), recipe_of(trained=()), tmp_path)
+
+
+def shipped() -> list[Path]:
+    return sorted(Path(str(files("biovita"))).glob("runs/**/*.toml"))
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_the_shipped_run_files_name_real_parameters(encoder: Any, path: Path) -> None:
+    recipe = parse(Train, [str(path), "--data", "d", "--out", "o"], prog="biovita train").recipe
+    names = [name for name, _ in encoder.model.named_parameters()]
+    for pattern in recipe.trained:
+        fits = [name for name in names if fnmatchcase(name, pattern)]
+        # the tiny model projects directly; only the paper's has the adapter
+        assert fits or (pattern == "audio_adapter.*" and "paper" in path.stem)
+    if path.stem.startswith("stage2"):
+        assert not any(fnmatchcase("clip.vision_model.x", pattern) for pattern in recipe.trained)
+
+
+def test_a_tower_is_in_training_mode_if_and_only_if_it_trains(new_encoder: Callable[..., Any]) -> None:
+    model = new_encoder().model
+    choose_trained(model, ("audio_projection.*", "clip.text_model.encoder.layers.1.*"))
+    model.train()
+    set_modes(model)
+    assert model.audio_projection.training
+    assert model.clip.text_model.training
+    assert not any(module.training for module in model.audio_model.modules())
+    assert not any(module.training for module in model.clip.vision_model.modules())
+
+
+def test_weight_decay_spares_norms_biases_and_the_logit_scale(new_encoder: Callable[..., Any]) -> None:
+    model = new_encoder().model
+    choose_trained(model, ("*",))
+    optimizer = make_optimizer(model, Recipe(weight_decay=0.3))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        spared = name.endswith(("bias", "logit_scale", "class_embedding")) or "norm" in name
+        assert decays[id(parameter)] == (0.0 if spared else 0.3), name
+    choose_trained(model, ("clip.*",))
+    assert sum(len(group["params"]) for group in make_optimizer(model, Recipe()).param_groups) == len(
+        list(model.clip.parameters())
+    )
+
+
+def batch_of(audio: list[int], image: list[int], label: list[int], **more: Any) -> Batch:
+    n = len(label)
+    draws = {"prompt": np.arange(n) % 5, "shift": np.zeros(n), "flip": np.zeros(n, bool), **more}
+    return Batch(audio=np.array(audio), image=np.array(image), label=np.array(label), **draws)
+
+
+def vectors_of(encoder: Any, features: Features, batch: Batch) -> dict[str, torch.Tensor]:
+    """Embed item by item, the slow way; items without the modality give nothing."""
+    prompts = prompts_of(features)
+    found: dict[str, list[torch.Tensor]] = {"a": [], "i": [], "t": []}
+    for n, label in enumerate(batch.label):
+        if batch.audio[n] >= 0:
+            mel = torch.from_numpy(features.mel(batch.audio[n], batch.shift[n]))[None]
+            found["a"].append(encoder.model.audio_vectors(mel)[0])
+        if batch.image[n] >= 0:
+            square = np.array(features.squares[batch.image[n]])
+            square = np.fliplr(square).copy() if batch.flip[n] else square
+            found["i"].append(encoder.model.image_vectors(encoder.processor.pixels(torch.from_numpy(square)[None]))[0])
+        tokens = encoder.processor.tokens([prompts[label][batch.prompt[n]]])
+        found["t"].append(encoder.model.text_vectors(**tokens)[0])
+    return {letter: torch.stack(rows) for letter, rows in found.items() if rows}
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_three_losses_equal_those_of_items_embedded_one_by_one(
+    encoder: Any, make_features: Callable[..., Features], mask: bool
+) -> None:
+    features = make_features(COUNTS)
+    flip = np.array([True, False, True, False, False])
+    batch = batch_of([0, 3, 5, 8, 1], [0, 4, 6, 9, 2], [0, 1, 2, 3, 0], flip=flip)
+    recipe = recipe_of(**ALL_LOSSES, mask_same_species=mask)
+    with torch.inference_mode():
+        found = pair_losses(encoder, features, prompts_of(features), batch, recipe)
+        vectors = vectors_of(encoder, features, batch)
+        scale, species = encoder.model.logit_scale.exp(), torch.from_numpy(batch.label) if mask else None
+        for pair in ("at", "ai", "it"):
+            expected = info_nce(vectors[pair[0]], vectors[pair[1]], scale, species)
+            assert found[pair].item() == pytest.approx(expected.item(), abs=2e-4)
+
+
+def test_species_without_a_partner_sit_out_that_loss_and_no_other(
+    encoder: Any, make_features: Callable[..., Features]
+) -> None:
+    features = make_features(COUNTS)
+    batch = batch_of([0, 3, 5, 8], [-1, 4, -1, 9], [0, 1, 2, 3])
+    kept = batch_of([3, 8], [4, 9], [1, 3], prompt=batch.prompt[[1, 3]])
+    with torch.inference_mode():
+        found = pair_losses(encoder, features, prompts_of(features), batch, recipe_of(**ALL_LOSSES))
+        pairs = pair_losses(encoder, features, prompts_of(features), kept, recipe_of(**ALL_LOSSES))
+        vectors = vectors_of(encoder, features, batch)
+        whole = info_nce(vectors["a"], vectors["t"], encoder.model.logit_scale.exp(), torch.from_numpy(batch.label))
+    assert found["at"].item() == pytest.approx(whole.item(), abs=2e-4)
+    assert found["ai"].item() == pytest.approx(pairs["ai"].item(), abs=2e-4)
+    assert found["it"].item() == pytest.approx(pairs["it"].item(), abs=2e-4)
+
+
+@pytest.mark.parametrize("image", [[-1, -1, -1], [-1, 4, -1]])
+def test_a_batch_with_less_than_two_pictures_has_the_sound_and_name_loss_alone(
+    encoder: Any, make_features: Callable[..., Features], image: list[int]
+) -> None:
+    features = make_features(COUNTS)
+    with torch.inference_mode():
+        found = pair_losses(
+            encoder, features, prompts_of(features), batch_of([0, 3, 5], image, [0, 1, 2]), recipe_of(**ALL_LOSSES)
+        )
+    assert set(found) == {"at"}
+
+
+def test_the_whole_loss_is_the_weighted_sum_and_the_ramp_spares_sound_and_name() -> None:
+    losses = {"at": torch.tensor(2.0), "ai": torch.tensor(3.0), "it": torch.tensor(5.0)}
+    recipe = recipe_of(audio_text=0.9, audio_image=0.5, image_text=0.25)
+    assert total_loss(losses, recipe, 1.0).item() == pytest.approx(1.8 + 1.5 + 1.25)
+    assert total_loss(losses, recipe, 0.2).item() == pytest.approx(1.8 + 0.3 + 0.25)
+    assert total_loss(losses, recipe, 0.0).item() == pytest.approx(1.8)
+    assert total_loss({"at": torch.tensor(2.0)}, recipe, 1.0).item() == pytest.approx(1.8)
+
+
+def test_a_batch_that_holds_no_pair_at_all_is_an_error_that_says_so() -> None:
+    with pytest.raises(TrainError, match="held no pair of any loss"):
+        total_loss({}, recipe_of(), 1.0)
+
+
+def test_sounds_shorter_than_a_window_start_it_when_the_recipe_says_so(
+    encoder: Any, make_features: Callable[..., Features]
+) -> None:
+    features = make_features(COUNTS, n_frames=400)
+    moved = batch_of([0, 3, 5], [0, 4, 6], [0, 1, 2], shift=np.array([0.9, 0.5, 0.2]))
+    still = batch_of([0, 3, 5], [0, 4, 6], [0, 1, 2])
+
+    def loss(batch: Batch, shift_audio: bool) -> float:
+        recipe = recipe_of(shift_audio=shift_audio)
+        with torch.inference_mode():
+            return pair_losses(encoder, features, prompts_of(features), batch, recipe)["at"].item()
+
+    assert loss(moved, False) == loss(still, True)
+    assert loss(moved, True) != loss(still, True)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    states = []
+    for n, seed in enumerate((1, 1, 2)):
+        encoder = new_encoder()
+        (tmp_path / str(n)).mkdir()
+        run(encoder, make_features(COUNTS), recipe_of(**ALL_LOSSES, trained=("*",), seed=seed), tmp_path / str(n))
+        states.append(state_of(encoder))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
+    for one, other in zip(log_of(tmp_path / "0"), log_of(tmp_path / "1"), strict=True):
+        assert {**one, "samples_per_s": 0} == {**other, "samples_per_s": 0}
+
+
+@pytest.mark.parametrize(
+    ("losses", "trained"),
+    [
+        ({"audio_text": 0.0, "image_text": 1.0}, ("clip.*", "logit_scale")),
+        ({"audio_text": 1.0}, ("audio_model.audio_encoder.layers.*", "audio_projection.*", "logit_scale")),
+    ],
+    ids=["pictures", "sounds"],
+)
+def test_a_few_steps_on_a_few_species_lower_the_loss(
+    new_encoder: Callable[..., Any],
+    make_features: Callable[..., Features],
+    tmp_path: Path,
+    losses: dict[str, float],
+    trained: tuple[str, ...],
+) -> None:
+    recipe = recipe_of(**losses, trained=trained, epochs=14, learning_rate=3e-4, warmup_steps=8, flip_images=False)
+    run(new_encoder(), make_features([(2, 2)] * 8), recipe, tmp_path)
+    course = [line["loss"] for line in log_of(tmp_path)]
+    assert len(course) == 28
+    assert np.mean(course[-4:]) < 0.6 * np.mean(course[:4])
+
+
+def test_every_step_is_logged_with_its_numbers_and_every_look_too(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    looks = []
+
+    def look(encoder: Any) -> dict[str, float]:
+        assert not encoder.model.training
+        looks.append(len(log_of(tmp_path)))
+        return {"a2t": 0.25}
+
+    recipe = recipe_of(**ALL_LOSSES, stage="stage9", epochs=3, batch_size=4, ramp_epochs=1.0, validate_every=2)
+    recipe = Recipe(**{**recipe.__dict__, "trained": ("audio_projection.*",)})
+    facts = run(new_encoder(), make_features(COUNTS), recipe, tmp_path, validate=look)
+    lines = log_of(tmp_path)
+    steps, vals = [line for line in lines if "loss" in line], [line for line in lines if "val" in line]
+    assert facts["n_steps"] == len(steps) == 6
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert [line["epoch"] for line in steps] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [line["lambda"] for line in steps] == pytest.approx([0, 0.25, 0.5, 0.5, 0.5, 0.5])
+    for line in steps:
+        assert set(line) == {
+            *("stage", "step", "epoch", "loss", "loss_at", "loss_ai", "loss_it", "lambda"),
+            *("logit_scale", "lr", "grad_norm", "samples_per_s"),
+        }
+        assert line["stage"] == "stage9"
+        ramp = line["lambda"] / 0.5
+        expected = line["loss_at"] + ramp * 0.5 * (line["loss_ai"] + line["loss_it"])
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+    assert vals == [{"stage": "stage9", "step": step, "val": {"a2t": 0.25}} for step in (4, 6)]
+    assert facts["last"] == steps[-1]
+
+
+def spoil(encoder: Any, name: str) -> None:
+    with torch.no_grad():
+        encoder.model.get_parameter(name).view(-1)[0] = float("nan")
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_move(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    encoder = new_encoder()
+    spoil(encoder, "audio_projection.linear1.weight")
+    before = state_of(encoder)
+    with pytest.raises(TrainError, match="stage1: the loss is nan at step 0"):
+        run(encoder, make_features(COUNTS), recipe_of(trained=CLIP), tmp_path)
+    after = state_of(encoder)
+    assert all(torch.equal(before[key], after[key]) or torch.isnan(before[key]).any() for key in before)
+    assert log_of(tmp_path) == []
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_move(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path
+) -> None:
+    encoder = new_encoder()
+    encoder.model.audio_projection.linear1.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = state_of(encoder)
+    with pytest.raises(TrainError, match="gradient"):
+        run(encoder, make_features(COUNTS), recipe_of(trained=("audio_projection.*",)), tmp_path)
+    after = state_of(encoder)
+    assert all(torch.equal(before[key], after[key]) for key in before)
