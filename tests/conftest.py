@@ -129,21 +129,35 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_up(shared_folder: Path) -> Path:
+def once(shared_folder: Path) -> Callable[..., Path]:
+    """Make a folder once a test run, whichever process comes first: `once("name", make)` calls `make(folder)`."""
+
+    def once_(name: str, make: Callable[[Path], None]) -> Path:
+        home = shared_folder / name
+        home.mkdir(exist_ok=True)
+        with one_at_a_time(home / ".lock"):
+            if not (home / ".done").is_file():
+                make(home)
+                (home / ".done").touch()
+        return home
+
+    return once_
+
+
+@pytest.fixture(scope="session")
+def made_up(once: Callable[..., Path]) -> Path:
     """A dataset folder of the made-up world, built once a test run: 16 species, 4 of them withheld. Do not write in it.
 
     The world that it came from is the folder `world` beside it.
     """
-    home = shared_folder / "made_up"
-    home.mkdir(exist_ok=True)
-    with one_at_a_time(home / ".lock"):
-        if not (home / ".done").is_file():
-            sizes = ["--species", N_SPECIES, "--recordings", N_EACH, "--images", N_EACH]
-            _command(home, "world", "make", "--out", "world", *sizes, "--seed", SEED, "--workers", 1)
-            table = ["--manifest", "world/records.parquet", "--out", "dataset"]
-            _command(home, "data", "build", *table, "--withheld", N_WITHHELD, "--seed", SEED, "--workers", 1)
-            (home / ".done").touch()
-    return home / "dataset"
+
+    def make(home: Path) -> None:
+        sizes = ["--species", N_SPECIES, "--recordings", N_EACH, "--images", N_EACH]
+        _command(home, "world", "make", "--out", "world", *sizes, "--seed", SEED, "--workers", 1)
+        table = ["--manifest", "world/records.parquet", "--out", "dataset"]
+        _command(home, "data", "build", *table, "--withheld", N_WITHHELD, "--seed", SEED, "--workers", 1)
+
+    return once("made_up", make) / "dataset"
 
 
 def _command(folder: Path, *words: object) -> None:

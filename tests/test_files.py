@@ -33,26 +33,37 @@ def test_a_write_makes_its_folders_and_leaves_only_the_file(tmp_path: Path) -> N
 def test_an_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     write_bytes(path, b"old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as part:
-        part.write_bytes(b"half of the n")
-        assert path.read_bytes() == b"old"
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with atomic_path(path) as part:
+            part.write_bytes(b"half of the n")
+            assert path.read_bytes() == b"old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["table.parquet"]
 
 
 def test_a_first_write_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "new.json") as part:
-        part.write_bytes(b"{")
-        raise ZeroDivisionError
+    def failing() -> None:
+        with atomic_path(tmp_path / "new.json") as part:
+            part.write_bytes(b"{")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
     assert names(tmp_path) == []
 
 
-def test_the_part_lies_beside_its_file_so_that_the_rename_is_atomic(tmp_path: Path) -> None:
+def test_the_part_lies_beside_its_file_and_is_renamed_not_copied(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "x.bin") as part:
         assert part.parent == tmp_path
         assert part.name.startswith(".")
         part.touch()
+        written = part.stat().st_ino
+    assert (tmp_path / "x.bin").stat().st_ino == written
 
 
 def test_the_longest_names_of_a_file_system_can_be_written(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_the_steps_may_print_and_only_the_demo_itself_writes_standard_output(
     biovita: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: bool
 ) -> None:
     def chatter(words: list[str]) -> int:
-        print("table")
+        sys.stdout.write("table\n")
         sys.stdout.writelines(["more\n"])
         return 0
 

@@ -41,17 +41,15 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def whole(shared_folder: Path) -> Path:
-    """A finished demo, made once a test run; beside it, in `demo.out`, what it printed."""
-    from conftest import one_at_a_time  # pyright: ignore[reportAttributeAccessIssue]
+def whole(once: Callable[..., Path]) -> Path:
+    """A finished demo, made once a test run; beside it, in `demo.out` and `demo.err`, what it printed."""
 
-    out = shared_folder / "demo"
-    with one_at_a_time(shared_folder / "demo.lock"):
-        if not (shared_folder / "demo.out").is_file():
-            done = run(out)
-            (shared_folder / "demo.err").write_text(done.stderr)
-            (shared_folder / "demo.out").write_text(done.stdout)
-    return out
+    def make(home: Path) -> None:
+        done = run(home / "demo")
+        (home / "demo.err").write_text(done.stderr)
+        (home / "demo.out").write_text(done.stdout)
+
+    return once("whole", make) / "demo"
 
 
 def test_the_demo_leaves_a_dataset_a_model_a_benchmark_results_and_a_report(whole: Path) -> None:

@@ -75,7 +75,7 @@ def test_each_missing_file_is_named(copy: Path, name: str) -> None:
 
 
 def test_several_missing_files_are_all_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="lacks config.json, model.safetensors, processor_config.json"):
+    with pytest.raises(ModelError, match=r"lacks config\.json, model\.safetensors, processor_config\.json"):
         hub.load(tmp_path)
 
 
