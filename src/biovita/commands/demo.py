@@ -62,7 +62,7 @@ def steps_of(config: Demo) -> list[Step]:
     world = ["--species", str(config.species), "--recordings", "6", "--images", "6", "--seed", seed, "--workers", "2"]
     withheld = str(max(5, config.species // 4))
     return [
-        Step("world", "make a biosphere", ["world", "make", "--out", str(out / "world"), *world], 0.19),
+        Step("world", "make a biosphere", ["world", "make", "--out", str(out / "world"), *world], 0.17),
         Step(
             "dataset",
             "check every file, split, withhold species",
@@ -70,16 +70,16 @@ def steps_of(config: Demo) -> list[Step]:
                 *("data", "build", "--manifest", str(out / "world" / "records.parquet"), "--out", data),
                 *("--withheld", withheld, "--seed", seed, "--workers", "2"),
             ],
-            0.11,
+            0.05,
         ),
         _stage(
-            config, "pretraining", "tiny", "models/pretraining", "image-text pretraining, in place of BioCLIP 2", 0.13
+            config, "pretraining", "tiny", "models/pretraining", "image-text pretraining, in place of BioCLIP 2", 0.27
         ),
-        _stage(config, "stage1", "models/pretraining", "models/stage1", "stage 1: sound to name", 0.21),
-        _stage(config, "stage2", "models/stage1", "model", "stage 2: sound, picture and name", 0.19),
-        Step("bench", "make 36 scenarios", ["bench", "make", data, "--out", bench, "--seed", seed], 0.02),
-        Step("embed", "embed test media", ["bench", "embed", bench, "--model", model, "--out", vectors], 0.06),
-        Step("score", "score", ["bench", "score", bench, "--embeddings", vectors, "--out", results], 0.02),
+        _stage(config, "stage1", "models/pretraining", "models/stage1", "stage 1: sound to name", 0.25),
+        _stage(config, "stage2", "models/stage1", "model", "stage 2: sound, picture and name", 0.18),
+        Step("bench", "make 36 scenarios", ["bench", "make", data, "--out", bench, "--seed", seed], 0.01),
+        Step("embed", "embed test media", ["bench", "embed", bench, "--model", model, "--out", vectors], 0.03),
+        Step("score", "score", ["bench", "score", bench, "--embeddings", vectors, "--out", results], 0.01),
         Step(
             "report",
             "write the report",
@@ -87,7 +87,7 @@ def steps_of(config: Demo) -> list[Step]:
                 *("report", results, "--out", str(out / "report.html"), "--model", model, "--dataset", data),
                 *("--bench", bench, "--embeddings", vectors, "--title", TITLE),
             ],
-            0.07,
+            0.03,
         ),
     ]
 
