@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check docs lock golden clean
+.PHONY: demo test check docs lock clean
 
 demo: $(READY)
 	$(BIN)/biovita demo
@@ -34,6 +34,8 @@ $(READY): requirements.lock requirements-torch.lock requirements-torch-cpu.lock 
 		{ echo "BioVITA needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) --require-hashes -r requirements.lock
-	$(PIP) --require-hashes -r requirements-torch-cpu.lock 2>/dev/null || $(PIP) --require-hashes -r requirements-torch.lock
+	@$(PIP) --require-hashes -r requirements-torch-cpu.lock 2>/dev/null || \
+		{ echo "pip finds no CPU build of torch; taking the index's build, on Linux with CUDA (gigabytes)"; \
+		$(PIP) --require-hashes -r requirements-torch.lock; }
 	$(PIP) --no-build-isolation --editable .
 	@touch $@

@@ -1,7 +1,7 @@
 """What each part of the recipe is worth, on the demo's made-up biosphere.
 
     .venv/bin/biovita demo
-    .venv/bin/python benchmarks/ablation.py demo > docs/results/ablation.md
+    .venv/bin/python benchmarks/ablation.py demo > ablation.md
 
 Every variant starts from the demo's dataset and is scored on the demo's benchmark; the first two are models that the
 demo leaves behind. Finished variants are not trained again. Intervals are over taxa, from one training seed.
@@ -49,10 +49,12 @@ def fill_with_zeros(pretrained: Path, folder: Path) -> None:
     """Copy a model folder and let it fill short clips with zeros, as the release does, instead of repeating them."""
     if folder.exists():
         return
-    shutil.copytree(pretrained, folder)
-    config = read_json(folder / "processor_config.json")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.copytree(pretrained, part, dirs_exist_ok=True)
+    config = read_json(part / "processor_config.json")
     config["feature_extractor"]["padding"] = "pad"
-    write_json(folder / "processor_config.json", config)
+    write_json(part / "processor_config.json", config)
+    part.rename(folder)
 
 
 def score(demo: Path, stages: list[tuple[str, Path, Path]], folder: Path, seed: str) -> dict:

@@ -149,8 +149,6 @@ def test_a_folder_in_place_of_a_run_file_is_a_users_error(tmp_path: Path) -> Non
         ('n_steps = "many"', "--n-steps"),
         ("n_steps = 1.5", "--n-steps"),
         ('[inner]\nschedule = "linear"', "--inner.schedule"),
-        ("inner = 3", "--inner"),
-        ("[n_steps]\nx = 1", "--n-steps.x"),
     ],
 )
 def test_a_wrong_value_of_the_run_file_is_refused_like_a_wrong_flag(
@@ -160,6 +158,14 @@ def test_a_wrong_value_of_the_run_file_is_refused_like_a_wrong_flag(
         read(run_file(tmp_path, text), "--out", "o")
     assert stop.value.code == 2
     assert flag in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("inner = 3", "'inner' is a table"), ("[n_steps]\nx = 1", "'n_steps' is one value")]
+)
+def test_a_value_in_place_of_a_table_is_refused_and_so_is_the_reverse(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read(run_file(tmp_path, text), "--out", "o")
 
 
 def test_a_broken_law_between_fields_reaches_the_user_as_our_error(tmp_path: Path) -> None:

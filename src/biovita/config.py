@@ -41,7 +41,8 @@ def parse(schema: type[C], argv: Sequence[str], *, prog: str, description: str =
     words = list(argv)
     _words[:] = [*prog.split()[1:], *words]
     if words and words[0].endswith(".toml"):
-        words = [*flags_of(read_run_file(Path(words[0]), schema)), *words[1:]]
+        n = next((n for n, word in enumerate(words[1:], 1) if word.startswith("-")), len(words))
+        words = [*words[1:n], *flags_of(read_run_file(Path(words[0]), schema)), *words[n:]]
     return tyro.cli(schema, prog=prog, args=words, description=description, config=(tyro.conf.FlagConversionOff,))
 
 
@@ -70,7 +71,10 @@ def check_keys(table: dict[str, Any], schema: type, *, path: Path, prefix: str =
         inner = fields[key].type
         if tyro.conf.Positional in getattr(inner, "__metadata__", ()):
             raise ConfigError(f"{path}: '{key}' is given on the command line, not in a run file")
-        if isinstance(value, dict) and dataclasses.is_dataclass(inner) and isinstance(inner, type):
+        is_group = dataclasses.is_dataclass(inner) and isinstance(inner, type)
+        if is_group != isinstance(value, dict):
+            raise ConfigError(f"{path}: '{prefix}{key}' is {'a table' if is_group else 'one value'}, not {value!r}")
+        if is_group and isinstance(inner, type):
             check_keys(value, inner, path=path, prefix=f"{prefix}{key}.")
 
 
@@ -121,6 +125,11 @@ def write_run(folder: Path, config: Any, **facts: Any) -> None:
 def commit() -> str | None:
     """Return the git commit of this source tree, or None where it is installed without one."""
     here = Path(__file__).parent
-    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git on this machine
+        return None
     inside = done.returncode == 0 and (here.parents[1] / "pyproject.toml").is_file()
     return done.stdout.strip() if inside else None

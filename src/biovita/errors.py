@@ -10,7 +10,6 @@
     +-- TrainError       a stage that cannot start or must stop
     +-- EmbeddingError   stored vectors: mixed models, missing ids, non-finite values
     +-- BenchError       a benchmark folder, its tasks or its scoring
-    +-- MissingExtraError an optional library group is not installed
 
 The command line prints one line for these (file, value, what to do) and exits with 2.
 """
@@ -64,7 +63,3 @@ class EmbeddingError(BiovitaError):
 
 class BenchError(BiovitaError):
     """A benchmark folder is incomplete, or a task cannot be scored honestly."""
-
-
-class MissingExtraError(BiovitaError):
-    """A library group is not installed; the message names it."""

@@ -1,5 +1,6 @@
 """`biovita demo` without its work: the steps are real commands, marks stand only behind finished ones."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -50,59 +51,65 @@ def test_fewer_epochs_shorten_every_stage_to_one_at_least() -> None:
 
 
 @pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Let steps only be written down, and the end show nothing."""
-    words: list[list[str]] = []
-    monkeypatch.setattr(demo, "run_step", words.append)
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Run a demo whose steps only leave what marks them as finished; return the words of those that ran."""
     monkeypatch.setattr(demo, "show", lambda *_: None)
-    return words
+
+    def run(config: Demo, *, stop_at: int = -1) -> list[list[str]]:
+        outputs = {tuple(step.words): step.output for step in steps_of(config)}
+        done: list[list[str]] = []
+
+        def step(words: list[str]) -> None:
+            if len(done) == stop_at:
+                raise KeyboardInterrupt
+            outputs[tuple(words)].parent.mkdir(parents=True, exist_ok=True)
+            outputs[tuple(words)].touch()
+            done.append(words)
+
+        monkeypatch.setattr(demo, "run_step", step)
+        with contextlib.suppress(KeyboardInterrupt):
+            demo.run_demo(config)
+        return done
+
+    return run
 
 
-def test_each_step_runs_once_and_a_second_demo_does_nothing(done: list[list[str]], tmp_path: Path) -> None:
+def test_each_step_runs_once_and_a_second_demo_does_nothing(play: Callable[..., Any], tmp_path: Path) -> None:
     config = Demo(out=tmp_path / "demo")
-    demo.run_demo(config)
-    assert done == [step.words for step in steps_of(config)]
-    done.clear()
-    demo.run_demo(config)
-    assert done == []
+    assert play(config) == [step.words for step in steps_of(config)]
+    assert play(config) == []
 
 
 @pytest.mark.parametrize("n", [0, 3, 8])
-def test_a_stopped_demo_goes_on_with_the_step_that_it_was_at(
-    done: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n: int
-) -> None:
-    def stop_at_n(words: list[str]) -> None:
-        if len(done) == n:
-            raise KeyboardInterrupt
-        done.append(words)
-
+def test_a_stopped_demo_goes_on_with_the_step_that_it_was_at(play: Callable[..., Any], tmp_path: Path, n: int) -> None:
     config = Demo(out=tmp_path / "demo")
-    monkeypatch.setattr(demo, "run_step", stop_at_n)
-    with pytest.raises(KeyboardInterrupt):
-        demo.run_demo(config)
-    assert len(done) == n
-    monkeypatch.setattr(demo, "run_step", done.append)
-    demo.run_demo(config)
-    assert done == [step.words for step in steps_of(config)]
+    words = [step.words for step in steps_of(config)]
+    assert play(config, stop_at=n) == words[:n]
+    assert play(config) == words[n:]
+
+
+@pytest.mark.parametrize("n", range(len(NAMES)))
+def test_a_step_whose_output_was_removed_runs_again(play: Callable[..., Any], tmp_path: Path, n: int) -> None:
+    config = Demo(out=tmp_path / "demo")
+    play(config)
+    step = steps_of(config)[n]
+    step.output.unlink()
+    assert play(config) == [step.words]
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"species": 60}, {"epochs": 0.5}])
 def test_a_folder_of_other_numbers_is_refused_before_anything_runs(
-    done: list[list[str]], tmp_path: Path, other: dict[str, Any]
+    play: Callable[..., Any], tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    demo.run_demo(Demo(out=tmp_path / "demo"))
-    done.clear()
+    play(Demo(out=tmp_path / "demo"))
     with pytest.raises(ConfigError, match="holds a demo of other numbers"):
-        demo.run_demo(Demo(out=tmp_path / "demo", **other))
-    assert done == []
+        play(Demo(out=tmp_path / "demo", **other), stop_at=0)
 
 
-def test_a_demo_folder_may_be_moved(done: list[list[str]], tmp_path: Path) -> None:
-    demo.run_demo(Demo(out=tmp_path / "demo"))
-    done.clear()
+def test_a_demo_folder_may_be_moved(play: Callable[..., Any], tmp_path: Path) -> None:
+    play(Demo(out=tmp_path / "demo"))
     shutil.move(tmp_path / "demo", tmp_path / "moved")
-    demo.run_demo(Demo(out=tmp_path / "moved"))
-    assert done == []
+    assert play(Demo(out=tmp_path / "moved")) == []
 
 
 @pytest.mark.parametrize("code", [2, 3])

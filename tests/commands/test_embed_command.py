@@ -9,6 +9,7 @@ import pytest
 
 from biovita.embed.store import read_embeddings
 from biovita.files import sha256_file
+from biovita.media.audio import write_audio
 from biovita.models.encoder import Encoder
 
 
@@ -29,18 +30,25 @@ def test_files_of_one_kind_become_rows_in_their_order(
     expected = encoder.embed_audio(media[kind]) if kind == "audio" else encoder.embed_image(media[kind])
     np.testing.assert_allclose(table.embedding, expected, atol=1e-5)
     assert table.meta["weights_sha256"] == sha256_file(model_folder / "model.safetensors")
-    assert table.meta["preprocess"] == encoder.processor.fingerprint()
+    assert table.meta["preprocess"] == f"{encoder.processor.fingerprint()}-onset"
     assert (tmp_path / "vectors.run.json").is_file()
 
 
+@pytest.mark.parametrize("window", ["onset", "centre", "windows"])
 def test_the_window_reaches_the_model(
-    biovita: Callable[..., Any], encoder: Encoder, model_folder: Path, media: dict[str, list[Path]], tmp_path: Path
+    biovita: Callable[..., Any], encoder: Encoder, model_folder: Path, tmp_path: Path, window: Any
 ) -> None:
+    t = np.arange(25 * 16_000) / 16_000
+    write_audio(tmp_path / "long.wav", np.sin(2 * np.pi * (200 + 100 * t) * t) * (0.1 + 0.03 * t), 16_000)
     out = tmp_path / "v.parquet"
-    words = ("--model", model_folder, "--out", out, "--window", "centre", "--quiet")
-    assert biovita("embed", *media["audio"], *words).code == 0
-    expected = encoder.embed_audio(media["audio"], window="centre")
-    np.testing.assert_allclose(read_embeddings(out).embedding, expected, atol=1e-5)
+    words = ("--model", model_folder, "--out", out, "--window", window, "--quiet")
+    assert biovita("embed", tmp_path / "long.wav", *words).code == 0
+    distances = {
+        name: np.abs(read_embeddings(out).embedding - encoder.embed_audio([tmp_path / "long.wav"], window=name)).max()
+        for name in ("onset", "centre", "windows")
+    }
+    assert distances.pop(window) < 1e-6
+    assert min(distances.values()) > 1e-4
 
 
 def test_names_become_rows_and_empty_lines_do_not(
@@ -78,7 +86,7 @@ def test_what_cannot_be_one_file_is_refused(
         "mixed": ([media["audio"][0], media["image"][0]], "one file holds one kind, these are audio, image"),
         "none": ([], "give either media files or --text FILE"),
         "both": ([media["audio"][0], "--text", tmp_path / "names.txt"], "give either media files or --text FILE"),
-        "only bad": ([tmp_path / "bad.wav"], "these are none"),
+        "only bad": ([tmp_path / "bad.wav"], "none of the 1 files can be used"),
         "no such list": (["--text", tmp_path / "nowhere.txt"], "nowhere.txt: no such file"),
     }[case]
     ran = biovita("embed", *words, "--model", model_folder, "--out", tmp_path / "v.parquet")

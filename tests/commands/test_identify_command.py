@@ -83,7 +83,7 @@ def test_what_cannot_be_answered_is_one_line_and_exit_2(
         "no table": ([picture, "--model", model_folder, "--labels", "x.csv"], "x.csv: no such table of species"),
         "no column": (
             [picture, "--model", model_folder, "--labels", tmp_path / "short.csv"],
-            "lacks the column(s) family",
+            "no column 'family'",
         ),
         "no species": (
             [picture, "--model", model_folder, "--labels", tmp_path / "empty.csv"],

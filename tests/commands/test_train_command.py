@@ -64,12 +64,48 @@ def test_the_same_seed_gives_the_same_files(
     assert log_of(tmp_path / "two") == log_of(trained)
 
 
+def test_the_seed_decides_dropout_too_whatever_ran_before(
+    biovita: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = hub.start
+
+    def with_dropout(*args: Any, **kwargs: Any) -> Any:
+        encoder = start(*args, **kwargs)
+        for module in encoder.model.audio_model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        return encoder
+
+    monkeypatch.setattr(hub, "start", with_dropout)
+    trains = ("--recipe.trained", "audio_model.audio_encoder.norm.*", "audio_projection.*")
+    found = []
+    for name, before, seed in (("one", 1, 5), ("two", 2, 5), ("three", 1, 6)):
+        torch.manual_seed(before)
+        words = ("--data", data, "--out", tmp_path / name, *trains, *SHORT, "--recipe.seed", seed, "--quiet")
+        assert biovita("train", *words).code == 0
+        found.append(sha256_file(tmp_path / name / "model.safetensors"))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
 def test_a_finished_run_is_left_as_it_is(biovita: Callable[..., Any], trained: Path, data: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
     ran = biovita("train", "--data", data, "--out", trained, *PICTURES, *SHORT)
     assert ran.code == 0
     assert "nothing to do" in ran.err
     assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+
+
+def test_a_run_is_known_by_its_numbers_data_and_start_wherever_the_folders_lie(
+    biovita: Callable[..., Any], trained: Path, model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("media", ".features"))
+    shutil.copytree(trained, tmp_path / "moved")
+    ran = biovita("train", "--data", tmp_path / "data", "--out", tmp_path / "moved", *PICTURES, *SHORT)
+    assert ran.code == 0
+    assert "nothing to do" in ran.err
+    words = ("--data", data, "--out", tmp_path / "moved", "--from", model_folder, *PICTURES, *SHORT)
+    assert biovita("train", *words).code == 2
 
 
 def test_the_folder_of_another_run_is_refused_and_kept(

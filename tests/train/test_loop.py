@@ -82,7 +82,7 @@ def test_a_trained_logit_scale_stays_within_its_limit(
     assert encoder.model.logit_scale.exp().item() == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("pattern", ["audio_model.layers.11.*", "clip", "audio_modle.*", ""])
+@pytest.mark.parametrize("pattern", ["audio_model.layers.11.*", "clip", "audio_modle.*", "audio_adapter.x", ""])
 def test_a_pattern_that_matches_nothing_is_an_error(new_encoder: Callable[..., Any], pattern: str) -> None:
     with pytest.raises(TrainError, match=f"trained: '{pattern}' matches no parameter".replace("*", r"\*")):
         choose_trained(new_encoder().model, ("clip.*", pattern))
@@ -100,15 +100,15 @@ def shipped() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_the_shipped_run_files_name_real_parameters(encoder: Any, path: Path) -> None:
+def test_the_shipped_run_files_name_real_parameters(new_encoder: Callable[..., Any], path: Path) -> None:
     recipe = parse(Train, [str(path), "--data", "d", "--out", "o"], prog="biovita train").recipe
-    names = [name for name, _ in encoder.model.named_parameters()]
-    for pattern in recipe.trained:
-        fits = [name for name in names if fnmatchcase(name, pattern)]
-        # the tiny model projects directly; only the paper's has the adapter
-        assert fits or (pattern == "audio_adapter.*" and "paper" in path.stem)
-    if path.stem.startswith("stage2"):
-        assert not any(fnmatchcase("clip.vision_model.x", pattern) for pattern in recipe.trained)
+    chosen = choose_trained(new_encoder().model, recipe.trained)  # refuses a pattern that matches nothing
+    towers = {name.split(".")[0] + "." + name.split(".")[1] for name in chosen if "." in name}
+    if "stage1" in path.stem:
+        assert not [name for name in chosen if name.startswith("clip.")]
+    if "stage2" in path.stem:
+        assert "clip.text_model" in towers
+        assert "clip.vision_model" not in towers
 
 
 def test_a_tower_is_in_training_mode_if_and_only_if_it_trains(new_encoder: Callable[..., Any]) -> None:
@@ -277,7 +277,7 @@ def test_every_step_is_logged_with_its_numbers_and_every_look_too(
     looks = []
 
     def look(encoder: Any) -> dict[str, float]:
-        assert not encoder.model.training
+        assert not any(module.training for module in encoder.model.modules())
         looks.append(len(log_of(tmp_path)))
         return {"a2t": 0.25}
 

@@ -106,8 +106,11 @@ def run_embed(config: Embed) -> None:
         ids=texts["id"].to_list(),
         texts=texts["text"].to_list(),
         levels=texts["level"].to_list(),
+        window=config.window,
     )
     runs.write_run(config.out, config, bench_sha256=bench.sha256, weights_sha256=encoder.weights_sha256)
+    if SETTINGS.json:
+        emit({"out": str(config.out), "weights_sha256": encoder.weights_sha256, "bench_sha256": bench.sha256})
     say(f"{config.out}: vectors of every sound, picture and name")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from biovita.commands.table import call
 from biovita.errors import ConfigError
-from biovita.files import read_json, sha256_json, write_json
+from biovita.files import MANIFEST, read_json, sha256_json, write_json
 from biovita.log import SETTINGS, duration, emit, say
 
 TITLE = "BioVITA on a made-up biosphere"
@@ -45,12 +45,14 @@ class Step:
         name: of its mark.
         title: what it does, for people.
         words: the command as a user would type it, without `biovita`.
+        output: what it leaves behind when it is finished.
         share: its share of the whole time, measured on two cores (docs/results/demo.md); used for the time left.
     """
 
     name: str
     title: str
     words: list[str]
+    output: Path
     share: float
 
 
@@ -62,7 +64,13 @@ def steps_of(config: Demo) -> list[Step]:
     world = ["--species", str(config.species), "--recordings", "6", "--images", "6", "--seed", seed, "--workers", "2"]
     withheld = str(max(5, config.species // 4))
     return [
-        Step("world", "make a biosphere", ["world", "make", "--out", str(out / "world"), *world], 0.17),
+        Step(
+            "world",
+            "make a biosphere",
+            ["world", "make", "--out", str(out / "world"), *world],
+            out / "world" / MANIFEST,
+            0.17,
+        ),
         Step(
             "dataset",
             "check every file, split, withhold species",
@@ -70,6 +78,7 @@ def steps_of(config: Demo) -> list[Step]:
                 *("data", "build", "--manifest", str(out / "world" / "records.parquet"), "--out", data),
                 *("--withheld", withheld, "--seed", seed, "--workers", "2"),
             ],
+            out / "dataset" / MANIFEST,
             0.05,
         ),
         _stage(
@@ -77,9 +86,27 @@ def steps_of(config: Demo) -> list[Step]:
         ),
         _stage(config, "stage1", "models/pretraining", "models/stage1", "stage 1: sound to name", 0.25),
         _stage(config, "stage2", "models/stage1", "model", "stage 2: sound, picture and name", 0.18),
-        Step("bench", "make 36 scenarios", ["bench", "make", data, "--out", bench, "--seed", seed], 0.01),
-        Step("embed", "embed test media", ["bench", "embed", bench, "--model", model, "--out", vectors], 0.03),
-        Step("score", "score", ["bench", "score", bench, "--embeddings", vectors, "--out", results], 0.01),
+        Step(
+            "bench",
+            "make 36 scenarios",
+            ["bench", "make", data, "--out", bench, "--seed", seed],
+            out / "bench" / MANIFEST,
+            0.01,
+        ),
+        Step(
+            "embed",
+            "embed test media",
+            ["bench", "embed", bench, "--model", model, "--out", vectors],
+            out / "embeddings" / "run.json",
+            0.03,
+        ),
+        Step(
+            "score",
+            "score",
+            ["bench", "score", bench, "--embeddings", vectors, "--out", results],
+            out / "results.json",
+            0.01,
+        ),
         Step(
             "report",
             "write the report",
@@ -87,6 +114,7 @@ def steps_of(config: Demo) -> list[Step]:
                 *("report", results, "--out", str(out / "report.html"), "--model", model, "--dataset", data),
                 *("--bench", bench, "--embeddings", vectors, "--title", TITLE),
             ],
+            out / "report.html",
             0.03,
         ),
     ]
@@ -102,7 +130,7 @@ def _stage(config: Demo, name: str, start: str, end: str, title: str, share: flo
 
         epochs = tomllib.loads(Path(run_file).read_text(encoding="utf-8"))["recipe"]["epochs"]
         words += ["--recipe.epochs", str(max(1, round(epochs * config.epochs)))]
-    return Step(name, title, words, share)
+    return Step(name, title, words, config.out / end / "run.json", share)
 
 
 def run_demo(config: Demo) -> int:
@@ -117,9 +145,10 @@ def run_demo(config: Demo) -> int:
         if mark.is_file():
             if read_json(mark)["key"] != key:
                 raise ConfigError(f"{config.out}: holds a demo of other numbers; remove it, or choose another --out")
-            done_before += step.share
-            done += step.share
-            continue
+            if step.output.exists():
+                done_before += step.share
+                done += step.share
+                continue
         elapsed = time.monotonic() - began
         fresh = done - done_before
         left = f", about {duration(elapsed * (1 - done) / fresh)} left" if fresh else ""

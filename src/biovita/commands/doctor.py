@@ -36,12 +36,11 @@ class Doctor:
 
 def run_doctor(config: Doctor) -> int:
     """Print the findings; exit 2 when something stands in the way."""
-    import torch
-
     found = {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device, problem = _device()
     formats = {suffix: _round_trip(suffix) for suffix in FORMATS}
-    advice = [f"{name}: {why} ({trouble})" for name, why in HAZARDS.items() if (trouble := _trouble(name))]
+    advice = [problem] if problem else []
+    advice += [f"{name}: {why} ({trouble})" for name, why in HAZARDS.items() if (trouble := _trouble(name))]
     advice += [f"{name}: not installed; install biovita again" for name, number in found.items() if number is None]
     advice += [f"{suffix}: {outcome}" for suffix, outcome in formats.items() if outcome != "ok"]
     if SETTINGS.json:
@@ -53,6 +52,17 @@ def run_doctor(config: Doctor) -> int:
         print(f"{'read + write':<14} {', '.join(f'{suffix} {outcome}' for suffix, outcome in formats.items())}")
         print("\n".join(f"! {line}" for line in advice) or "Nothing stands in the way.")
     return 2 if advice else 0
+
+
+def _device() -> tuple[str, str]:
+    """Name what torch computes on, and what keeps it from doing so."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return "none", f"torch does not import ({error}); install biovita again"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0), ""
+    return f"CPU, {torch.get_num_threads()} threads", ""
 
 
 def _version(name: str) -> str | None:

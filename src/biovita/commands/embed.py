@@ -54,8 +54,12 @@ def run_embed(config: Embed) -> int:
                 n_bad += 1
                 warn(f"{verdict.path}: not embedded: {verdict.reason} ({verdict.detail})")
         kinds = {verdict.modality for verdict in good}
-        if len(kinds) != 1:
-            raise ConfigError(f"{config.out}: one file holds one kind, these are {', '.join(sorted(kinds)) or 'none'}")
+        if not good:
+            raise ConfigError(f"{config.out}: not written, none of the {n_bad} files can be used; reasons stand above")
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"{config.out}: one file holds one kind, these are {', '.join(sorted(kinds))}; split them"
+            )
         paths = [Path(verdict.path) for verdict in good]
         ids = [str(path) for path in paths]
         embed_media(encoder, config.out, ids=ids, paths=paths, modality=kinds.pop(), window=config.window)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from biovita.errors import ConfigError
+from biovita.errors import ConfigError, MediaError
 from biovita.log import SETTINGS, emit, warn
 
 
@@ -18,7 +18,8 @@ class Identify:
     model: Path
     """Model folder or hub name."""
     labels: Path | None = None
-    """Table of species to choose from (columns kingdom to species, common_name); default: the model's labels.csv."""
+    """CSV, TSV or Parquet of species to choose from (columns kingdom to species, common_name); default: the model's
+    own labels.csv."""
     k: int = 5
     """Taxa to print a file."""
 
@@ -27,6 +28,8 @@ def run_identify(config: Identify) -> int:
     """Print ranked taxa; files that cannot be used are listed with the reason, and the exit code is 3."""
     if not config.files:
         raise ConfigError("no files given; name photos or recordings: biovita identify FILE… --model MODEL")
+    if config.k < 1:
+        raise ConfigError(f"--k {config.k}: give at least 1")
     from biovita.identify.answer import Identifier
     from biovita.media.check import check_files
     from biovita.models.hub import load
@@ -37,11 +40,14 @@ def run_identify(config: Identify) -> int:
     for verdict in check_files(config.files):
         if verdict.verdict != "ok" or verdict.modality is None:
             n_bad += 1
-            if SETTINGS.json:
-                emit({"path": str(verdict.path), "verdict": "reject", "reason": verdict.reason})
-            warn(f"{verdict.path}: not identified: {verdict.reason} ({verdict.detail})")
+            refuse(verdict.path, verdict.reason, verdict.detail)
             continue
-        found = identifier.rank(Path(verdict.path), verdict.modality, k=config.k)
+        try:
+            found = identifier.rank(Path(verdict.path), verdict.modality, k=config.k)
+        except MediaError as error:  # the file passed the check and still does not decode, or changed since
+            n_bad += 1
+            refuse(verdict.path, error.reason, error.detail)
+            continue
         taxa = [{**one.taxon.row(), "score": round(one.score, 4)} for one in found]
         if SETTINGS.json:
             emit({"path": str(verdict.path), "verdict": "ok", "modality": verdict.modality, "taxa": taxa})
@@ -53,22 +59,26 @@ def run_identify(config: Identify) -> int:
     return 3 if n_bad else 0
 
 
+def refuse(path: object, reason: str | None, detail: str) -> None:
+    """Say that a file was not identified, and why."""
+    if SETTINGS.json:
+        emit({"path": str(path), "verdict": "reject", "reason": reason, "detail": detail})
+    warn(f"{path}: not identified: {reason} ({detail})")
+
+
 def read_labels(table: Path | None, folder: Path | None) -> list:
     """Read the species to choose from.
 
     Raises:
         ConfigError: there is no table, or it lacks a column.
     """
-    import polars as pl
-
+    from biovita.tables import read_table, require_columns
     from biovita.taxonomy.rank import LEVELS
     from biovita.taxonomy.taxon import Taxon
 
     path = table or (folder / "labels.csv" if folder else None)
     if path is None or not path.is_file():
         raise ConfigError(f"{path or 'labels'}: no such table of species; give one with --labels TABLE")
-    rows = pl.read_csv(path, infer_schema=False)
-    missing = [level for level in LEVELS if level not in rows.columns]
-    if missing:
-        raise ConfigError(f"{path}: lacks the column(s) {', '.join(missing)}; it has {', '.join(rows.columns)}")
+    rows = read_table(path)
+    require_columns(rows, LEVELS, path)
     return [Taxon.from_row(row) for row in rows.iter_rows(named=True)]

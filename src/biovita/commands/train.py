@@ -9,8 +9,8 @@ import tyro
 
 from biovita.config import describe_run, plain
 from biovita.errors import ConfigError
-from biovita.files import read_json, sha256_json, write_json, write_text
-from biovita.log import duration, say
+from biovita.files import read_json, sha256_file, sha256_json, write_json, write_text
+from biovita.log import SETTINGS, duration, emit, say
 from biovita.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def run_train(config: Train) -> int:
     from biovita.data.dataset import Dataset
 
     dataset = Dataset.open(config.data)
-    key = sha256_json([plain(config), dataset.manifest["sha256"]])
+    weights = Path(config.from_) / "model.safetensors"
+    start_sha256 = sha256_file(weights) if weights.is_file() else config.from_
+    key = sha256_json([plain(config.recipe), start_sha256, dataset.manifest["sha256"]])
     if is_finished(config.out, key):
         say(f"{config.out}: already trained by this very run; nothing to do")
         return 0
@@ -76,8 +78,13 @@ def run_train(config: Train) -> int:
     )
     hub.save(encoder, part, card=card_of(config, dataset.manifest, facts))
     write_text(part / LABELS, _labels(dataset))
-    write_json(part / RUN, describe_run(config, key=key, dataset=dataset.manifest["sha256"], **facts))
+    write_json(
+        part / RUN,
+        describe_run(config, key=key, start_sha256=start_sha256, dataset=dataset.manifest["sha256"], **facts),
+    )
     part.rename(config.out)
+    if SETTINGS.json:
+        emit({"out": str(config.out), "n_steps": facts["n_steps"], "seconds": facts["seconds"], "last": facts["last"]})
     say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}")
     return 0
 

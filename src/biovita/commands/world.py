@@ -37,7 +37,7 @@ def run_make(config: Make) -> int:
         n_recordings=config.recordings,
         n_images=config.images,
         seed=config.seed,
-        workers=config.workers or len(os.sched_getaffinity(0)),
+        workers=config.workers or os.cpu_count() or 1,
         media=config.media,
     )
     counts = manifest["counts"]

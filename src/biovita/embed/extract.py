@@ -21,9 +21,10 @@ class Facts(TypedDict):
     preprocess: str
 
 
-def facts_of(encoder: Encoder) -> Facts:
-    """Say what makes this encoder's vectors."""
-    return Facts(model=encoder.name, weights_sha256=encoder.weights_sha256, preprocess=encoder.processor.fingerprint())
+def facts_of(encoder: Encoder, window: Window) -> Facts:
+    """Say what makes this encoder's vectors; the window of recordings counts for all files that shall join."""
+    preprocess = f"{encoder.processor.fingerprint()}-{window}"
+    return Facts(model=encoder.name, weights_sha256=encoder.weights_sha256, preprocess=preprocess)
 
 
 def embed_media(
@@ -36,20 +37,28 @@ def embed_media(
     """
     if modality == "audio":
         vectors = _in_blocks(paths, lambda block: encoder.embed_audio(block, window=window), "embed recordings")
-        write_embeddings(out, ids=ids, modality="audio", embedding=vectors, **facts_of(encoder))
+        write_embeddings(out, ids=ids, modality="audio", embedding=vectors, **facts_of(encoder, window))
     else:
         vectors = _in_blocks(paths, encoder.embed_image, "embed pictures")
-        write_embeddings(out, ids=ids, modality="image", embedding=vectors, **facts_of(encoder))
+        write_embeddings(out, ids=ids, modality="image", embedding=vectors, **facts_of(encoder, window))
 
 
 def embed_names(
-    encoder: Encoder, out: Path, *, ids: Sequence[str], texts: Sequence[str], levels: Sequence[str | None]
+    encoder: Encoder,
+    out: Path,
+    *,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    levels: Sequence[str | None],
+    window: Window = "onset",
 ) -> None:
     """Embed texts into one file; equal texts are embedded once."""
     unique = sorted(set(texts))
     place = {text: n for n, text in enumerate(unique)}
     vectors = _in_blocks(unique, encoder.embed_text, "embed names")[[place[text] for text in texts]]
-    write_embeddings(out, ids=ids, modality="text", embedding=vectors, text=texts, level=levels, **facts_of(encoder))
+    write_embeddings(
+        out, ids=ids, modality="text", embedding=vectors, text=texts, level=levels, **facts_of(encoder, window)
+    )
 
 
 def _in_blocks(things: Sequence[Any], embed: Callable[[list[Any]], np.ndarray], label: str) -> np.ndarray:

@@ -113,7 +113,7 @@ class Encoder:
         if not clips or not all(np.isfinite(clip).all() for clip in clips):
             name = "a wave" if isinstance(sound, tuple) else str(sound)
             raise MediaError("non_finite" if clips else "no_samples", name)
-        return mel(torch.from_numpy(np.stack([fill(clip, n_samples) for clip in clips])))
+        return torch.cat([mel(torch.from_numpy(fill(clip, n_samples)[None])) for clip in clips])
 
     @torch.inference_mode()
     def _forward(self, tower: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> np.ndarray:

@@ -47,7 +47,7 @@ def load(name: str | Path, *, device: str | None = None) -> Encoder:
     return Encoder(
         model=model,
         processor=_load_processor(folder),
-        name=str(name),
+        name=folder.resolve().name if Path(name).is_dir() else str(name),
         weights_sha256=sha256_file(folder / "model.safetensors"),
         folder=folder,
     )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,8 +130,3 @@ def fit_tokenizer(texts: Iterable[str], *, vocab_size: int) -> CLIPTokenizer:
     merges = merges[: max(0, vocab_size - len(letters) - len(special))]
     words = dict.fromkeys([*letters, *("".join(pair) for pair in merges), *special])
     return CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=merges)
-
-
-def load_processor(folder: Path) -> BioVitaProcessor:
-    """Read the processor of a model folder."""
-    return BioVitaProcessor.from_pretrained(folder)

@@ -45,10 +45,14 @@ class Sampler:
     def __init__(self, features: Features, recipe: Recipe, *, n_prompts: int) -> None:
         self.recipe, self.n_prompts = recipe, n_prompts
         self._items = {m: _by_label(features.rows(m, "train"), len(features.species)) for m in ("audio", "image")}
-        self._anchors = [items for items in self._items[recipe.anchor] if len(items)]
-        if not self._anchors:
+        anchors = self._items[recipe.anchor]
+        if not any(map(len, anchors)):
             raise TrainError(f"stage '{recipe.stage}' walks through {recipe.anchor}, and the train split has none")
-        self._labels = [label for label, items in enumerate(self._items[recipe.anchor]) if len(items)]
+        if recipe.anchor == "audio" and recipe.image_text:  # species with pictures only still train picture and name
+            silent = [np.full(len(pictures), -1) for pictures in self._items["image"]]
+            anchors = [items if len(items) else none for items, none in zip(anchors, silent, strict=True)]
+        self._labels = [label for label, items in enumerate(anchors) if len(items)]
+        self._anchors = [anchors[label] for label in self._labels]
         self.n_draws = sum(self._n_draws(len(items)) for items in self._anchors)
 
     def _n_draws(self, n_items: int) -> int:

@@ -109,6 +109,8 @@ def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
+        if pattern == "audio_adapter.*" and isinstance(model.get_submodule("audio_adapter"), torch.nn.Identity):
+            continue  # a model that projects straight into the joint space has none
         if not any(fnmatchcase(name, pattern) for name in names):
             raise TrainError(f"trained: '{pattern}' matches no parameter; they are named like {', '.join(names[:3])}")
     if not patterns:
@@ -187,5 +189,7 @@ def total_loss(losses: dict[str, torch.Tensor], recipe: Recipe, ramp: float) -> 
     """Sum L = w_at ATC + ramp (w_ai AIC + w_it ITC) over the pairs that the batch had."""
     weights = {"at": recipe.audio_text, "ai": ramp * recipe.audio_image, "it": ramp * recipe.image_text}
     if not losses:
-        raise TrainError(f"{recipe.stage}: a batch held no pair of any loss; are there species with both modalities?")
+        raise TrainError(
+            f"{recipe.stage}: a batch held no pair of any loss; it needs two items of species with both"
+        )
     return torch.stack([weights[pair] * loss for pair, loss in losses.items()]).sum()

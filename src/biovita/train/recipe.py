@@ -1,6 +1,7 @@
 """Every number of one training stage; imports no torch."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Literal
 
 from biovita.errors import ConfigError
@@ -55,15 +56,20 @@ class Recipe:
     """Place a recording shorter than 10 s anywhere in the window; false puts it at the start, as the release does."""
     validate_every: int = 5
     """Epochs between two looks at the validation split."""
-    seed: int = field(default=1)
+    seed: int = 1
     """Seed of order, pairs, prompts, crops and mirroring."""
 
     def __post_init__(self) -> None:
         if not (self.audio_text or self.audio_image or self.image_text):
             raise ConfigError("audio_text, audio_image and image_text are all 0; a stage needs at least one loss")
-        for name in ("epochs", "batch_size", "max_per_species", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        least = {"epochs": 1, "batch_size": 1, "max_per_species": 1, "validate_every": 1, "warmup_steps": 0}
+        least |= dict.fromkeys(("audio_text", "audio_image", "image_text", "ramp_epochs", "weight_decay"), 0)
+        for name, low in least.items():
+            if not low <= getattr(self, name) < math.inf:
+                raise ConfigError(f"recipe.{name} is {getattr(self, name)}; it must be at least {low}")
+        for name, low in {"learning_rate": 0.0, "clip_gradient": 0.0, "max_logit_scale": 1.0}.items():
+            if not low < getattr(self, name) < math.inf:
+                raise ConfigError(f"recipe.{name} is {getattr(self, name)}; it must be more than {low:g}")
         if self.min_per_species > self.max_per_species:
             raise ConfigError(
                 f"min_per_species {self.min_per_species} is larger than max_per_species {self.max_per_species}"
