@@ -16,6 +16,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/pytest tests/house
 	$(BIN)/python tools/cli_docs.py --check
 
 docs: $(READY)
