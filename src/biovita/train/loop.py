@@ -189,7 +189,5 @@ def total_loss(losses: dict[str, torch.Tensor], recipe: Recipe, ramp: float) -> 
     """Sum L = w_at ATC + ramp (w_ai AIC + w_it ITC) over the pairs that the batch had."""
     weights = {"at": recipe.audio_text, "ai": ramp * recipe.audio_image, "it": ramp * recipe.image_text}
     if not losses:
-        raise TrainError(
-            f"{recipe.stage}: a batch held no pair of any loss; it needs two items of species with both"
-        )
+        raise TrainError(f"{recipe.stage}: a batch held no pair of any loss; it needs two items of species with both")
     return torch.stack([weights[pair] * loss for pair, loss in losses.items()]).sum()
