@@ -165,9 +165,11 @@ def run_demo(config: Demo) -> int:
 def run_step(words: list[str]) -> None:
     """Run a command inside the demo; what it would print on standard output is talk here."""
     wanted_json, SETTINGS.json = SETTINGS.json, False
-    with contextlib.redirect_stdout(io.StringIO() if SETTINGS.quiet else sys.stderr):
-        code = call(words)
-    SETTINGS.json = wanted_json
+    try:
+        with contextlib.redirect_stdout(io.StringIO() if SETTINGS.quiet else sys.stderr):
+            code = call(words)
+    finally:
+        SETTINGS.json = wanted_json
     if code:
         raise ConfigError(f"biovita {shlex.join(words)}: ended with exit code {code}")
 
