@@ -43,7 +43,7 @@ def run_embed(config: Embed) -> int:
     if config.text:
         lines = config.text.read_text(encoding="utf-8").splitlines()
         names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-        embed_names(encoder, config.out, ids=names, texts=names, levels=["name"] * len(names))
+        embed_names(encoder, config.out, ids=names, texts=names, levels=["name"] * len(names), window=config.window)
         n = len(names)
     else:
         good = []

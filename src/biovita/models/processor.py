@@ -94,7 +94,7 @@ def make_processor(tokenizer: CLIPTokenizer, *, image_size_px: int, audio_paddin
         tokenizer: of the names.
         image_size_px: side of the square picture.
         audio_padding: what fills the rest of a clip shorter than 10 s: `pad`, zeros, as BioVITA's release does; or
-            `repeat`, the sound again, a setting of CLAP's own that small models learn from several times faster.
+            `repeat`, the sound again, a setting of CLAP's own (docs/decisions/0007).
     """
     return BioVitaProcessor(
         feature_extractor=ClapFeatureExtractor(
