@@ -8,7 +8,7 @@ import pytest
 
 from biovita.errors import DatasetError
 from biovita.sources.folder import read_manifest_table, rights_holder
-from biovita.sources.record import FILE_SCHEMA, RECORD_SCHEMA
+from biovita.sources.record import RECORDS_SCHEMA
 
 WILDLIFE = Path(__file__).parents[3] / "shared" / "data" / "wildlife" / "manifest.tsv"
 
@@ -26,7 +26,7 @@ def test_a_small_table_becomes_records(tmp_path: Path) -> None:
         "../c.jpg\tTurdus merula\timage\t\t\t\t\t2026-05-01T04:30:00+02:00\t\r\n",
     )
     records = read_manifest_table(table)
-    assert dict(records.schema) == RECORD_SCHEMA | FILE_SCHEMA
+    assert dict(records.schema) == RECORDS_SCHEMA
     first, second = records.iter_rows(named=True)
     assert first["media_id"] == "folder:a/b.mp3"
     assert first["file"] == str(tmp_path / "a/b.mp3")

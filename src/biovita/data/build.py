@@ -38,7 +38,7 @@ from biovita.log import Progress
 from biovita.media.check import Limits, Verdict, check_files, policy
 from biovita.media.reasons import MEDIA_REASONS, REASONS
 from biovita.sources.licence import UNKNOWN, licence_family
-from biovita.sources.record import FILE_SCHEMA
+from biovita.sources.record import FILE_SCHEMA, HINT_SCHEMA
 from biovita.tables import write_table
 from biovita.taxonomy.checklist import Checklist
 from biovita.taxonomy.rank import LEVELS
@@ -84,7 +84,7 @@ def build_dataset(
     limits: Limits = BUILDER_LIMITS,
     run: Mapping[str, Any] | None = None,
 ) -> BuildReport:
-    """Build a dataset folder from records with local files (RECORD_SCHEMA and FILE_SCHEMA).
+    """Build a dataset folder from records with local files (RECORDS_SCHEMA).
 
     Args:
         records: one row a file, as `sources.folder.read_manifest_table` gives them.
@@ -289,7 +289,7 @@ def _media_table(records: pl.DataFrame, taxa: Mapping[str, Taxon], files: Mappin
     )
     own_name = pl.when(pl.col("common_name") != "").then(pl.col("common_name"))
     return (
-        table.drop(FILE_SCHEMA)
+        table.drop(FILE_SCHEMA, HINT_SCHEMA)
         .join(given, on="species", how="left")
         .with_columns(pl.coalesce(own_name, "given_common_name", pl.lit("")).alias("common_name"))
         .with_columns(pl.coalesce("individual", "media_id").alias("group"))

@@ -8,14 +8,13 @@ build refuses that row, as `unsafe_name`.
 import functools
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from biovita.errors import DatasetError
 from biovita.sources.licence import normalise_licence
-from biovita.sources.record import FILE_SCHEMA, MODALITIES, RECORD_SCHEMA
+from biovita.sources.record import MODALITIES, RECORD_SCHEMA, RECORDS_SCHEMA, each, instants
 from biovita.tables import read_table, require_columns
 
 REQUIRED = ("path", "scientific_name", "modality")
@@ -46,7 +45,7 @@ _HOLDER = re.compile(
 
 
 def read_manifest_table(path: Path) -> pl.DataFrame:
-    """Read a table of local files as records with the columns of RECORD_SCHEMA and FILE_SCHEMA.
+    """Read a table of local files as records with the columns of RECORDS_SCHEMA.
 
     Raises:
         DatasetError: no such table or column, a modality that is neither audio nor image, an id that occurs twice.
@@ -75,13 +74,15 @@ def read_manifest_table(path: Path) -> pl.DataFrame:
     records = table.with_columns(
         pl.col("modality").str.strip_chars().str.to_lowercase(),
         pl.col("source").fill_null(DEFAULT_SOURCE),
-        _each(table["licence"].cast(pl.String), normalise_licence),
-        pl.coalesce("rights_holder", *(_each(table[name].cast(pl.String), rights_holder) for name in _HOLDERS)),
+        each(table["licence"].cast(pl.String), normalise_licence),
+        pl.coalesce("rights_holder", *(each(table[name].cast(pl.String), rights_holder) for name in _HOLDERS)),
         pl.col("common_name").cast(pl.String).alias("given_common_name"),
         pl.col("path").alias("given_path"),
-        _instant(table["recorded_at"], path),
+        instants(table["recorded_at"], path),
     ).with_columns(pl.col("media_id").fill_null(pl.format("{}:{}", "source", "path")))
-    records = records.select(_cast(records[name], dtype, path) for name, dtype in (RECORD_SCHEMA | FILE_SCHEMA).items())
+    hints = [pl.lit(None, pl.String()).alias(name) for name in RECORDS_SCHEMA if name not in records.columns]
+    records = records.with_columns(hints)
+    records = records.select(_cast(records[name], dtype, path) for name, dtype in RECORDS_SCHEMA.items())
     twice = records.filter(pl.col("media_id").is_duplicated())["media_id"]
     if len(twice):
         raise DatasetError(f"{path}: media_id '{twice[0]}' stands in {(twice == twice[0]).sum()} rows; make it unique")
@@ -106,30 +107,6 @@ def _check_modality(table: pl.DataFrame, path: Path) -> None:
         row = bad.row(0, named=True)
         # the header is line 1
         raise DatasetError(f"{path}: line {row['row'] + 2}: modality '{row['modality']}'; use audio or image")
-
-
-def _instant(column: pl.Series, path: Path) -> pl.Series:
-    """Read times as UTC; a time without a zone counts as UTC, and a bare date as its midnight."""
-    if column.dtype == pl.String:
-        given = column.str.strip_chars()
-        given = given.set(given == "", None)
-        text = given.str.replace(" ", "T", literal=True)
-        zoned = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
-        plain = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
-        dates = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-        column = zoned.fill_null(plain.fill_null(dates).dt.replace_time_zone("UTC"))
-        lost = given.filter(column.is_null() & given.is_not_null())
-        if len(lost):
-            raise DatasetError(f"{path}: recorded_at '{lost[0]}' is no time; write 2026-05-01T04:30:00Z")
-    elif isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
-        column = column.dt.replace_time_zone("UTC")
-    return column.alias("recorded_at")
-
-
-def _each(column: pl.Series, function: Callable[[str | None], str | None]) -> pl.Series:
-    """Apply a function to the distinct values of a column, of which there are few."""
-    values = column.unique()
-    return column.replace_strict(values, pl.Series([function(v) for v in values], dtype=pl.String)).alias(column.name)
 
 
 def _cast(column: pl.Series, dtype: pl.DataType, path: Path) -> pl.Series:

@@ -1,6 +1,18 @@
-"""A record: one row of metadata about one sound or picture, before its file is looked at."""
+"""A record: one row of metadata about one sound or picture, before its file is fetched or looked at.
+
+Every source returns a `Reading`: a table with exactly the columns of RECORDS_SCHEMA, and counts of what it met.
+A source never invents: what a dump does not say is null. Its licence is the medium's, never the occurrence's.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import polars as pl
+
+from biovita.errors import DatasetError
+from biovita.taxonomy.rank import RANKS
 
 MODALITIES = ("audio", "image")
 
@@ -21,8 +33,80 @@ RECORD_SCHEMA: dict[str, pl.DataType] = {
     "remarks": pl.String(),
 }
 
-FILE_SCHEMA: dict[str, pl.DataType] = {  # what a source that has files on disk adds
-    "given_path": pl.String(),
-    "file": pl.String(),  # absolute; null where the given path would leave the source's folder
+HINT_SCHEMA: dict[str, pl.DataType] = {  # what the source says about the name, to tell homonyms apart; not kept
     "given_common_name": pl.String(),
+    **{f"given_{rank}": pl.String() for rank in RANKS[:-1]},
 }
+
+FILE_SCHEMA: dict[str, pl.DataType] = {  # where the bytes are, if they are on this machine already
+    "given_path": pl.String(),
+    "file": pl.String(),  # absolute; null where the given path would leave the source's folder, or there is only a URL
+}
+
+RECORDS_SCHEMA = RECORD_SCHEMA | HINT_SCHEMA | FILE_SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a source gave.
+
+    Attributes:
+        records: one row a medium, with the columns of RECORDS_SCHEMA.
+        counts: what was met besides, by a plain word (`observations without media`, `repaired names`).
+    """
+
+    records: pl.DataFrame
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def as_records(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Bring a table to RECORDS_SCHEMA: absent columns become null, others go, empty text becomes null.
+
+    Args:
+        table: has at least media_id, modality, source, scientific_name and licence.
+        path: what it was read from, for errors.
+
+    Raises:
+        DatasetError: a needed column is absent, a value has the wrong type, or an id occurs twice.
+    """
+    needed = ("media_id", "modality", "source", "scientific_name", "licence")
+    if absent := [name for name in needed if name not in table.columns]:
+        raise DatasetError(f"{path}: records need the column(s) {', '.join(absent)}")
+    columns = []
+    for name, dtype in RECORDS_SCHEMA.items():
+        column = table[name] if name in table.columns else pl.Series(name, [None] * len(table), dtype)
+        if column.dtype == pl.String:
+            column = column.set(column.str.strip_chars() == "", None)
+        try:
+            columns.append(column.cast(dtype))
+        except pl.exceptions.PolarsError as error:
+            raise DatasetError(f"{path}: column '{name}': {str(error).splitlines()[0]}") from error
+    records = pl.DataFrame(columns)
+    twice = records.filter(pl.col("media_id").is_duplicated())["media_id"]
+    if len(twice):
+        raise DatasetError(f"{path}: media_id '{twice[0]}' stands in {(twice == twice[0]).sum()} rows; make it unique")
+    return records
+
+
+def instants(column: pl.Series, path: Path) -> pl.Series:
+    """Read times as UTC; a time without a zone counts as UTC, and a bare date as its midnight."""
+    if column.dtype == pl.String:
+        given = column.str.strip_chars()
+        given = given.set(given == "", None)
+        text = given.str.replace(" ", "T", literal=True)
+        zoned = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
+        plain = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
+        dates = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+        column = zoned.fill_null(plain.fill_null(dates).dt.replace_time_zone("UTC"))
+        lost = given.filter(column.is_null() & given.is_not_null())
+        if len(lost):
+            raise DatasetError(f"{path}: recorded_at '{lost[0]}' is no time; write 2026-05-01T04:30:00Z")
+    elif isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
+        column = column.dt.replace_time_zone("UTC")
+    return column.alias("recorded_at")
+
+
+def each(column: pl.Series, function: Callable[[str | None], str | None]) -> pl.Series:
+    """Apply a function to the distinct values of a column, of which there are few."""
+    values = column.unique()
+    return column.replace_strict(values, pl.Series([function(v) for v in values], dtype=pl.String)).alias(column.name)
