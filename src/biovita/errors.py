@@ -6,6 +6,7 @@
     +-- MediaError       one sound or picture that is refused; carries a reason of the fixed vocabulary
     +-- WorldError       the made-up biosphere cannot be made as asked
     +-- DatasetError     a dataset folder or the tables that should become one
+    +-- FetchError       one URL that was refused or did not give what was asked; says whether to try again
     +-- ModelError       a model folder: missing file, tensor or key
     +-- TrainError       a stage that cannot start or must stop
     +-- EmbeddingError   stored vectors: mixed models, missing ids, non-finite values
@@ -13,6 +14,8 @@
 
 The command line prints one line for these (file, value, what to do) and exits with 2.
 """
+
+from typing import Literal
 
 
 class BiovitaError(Exception):
@@ -47,6 +50,20 @@ class WorldError(BiovitaError):
 
 class DatasetError(BiovitaError):
     """A dataset folder is missing, incomplete, damaged, or cannot be built."""
+
+
+class FetchError(BiovitaError):
+    """One URL is refused, or did not give what was asked.
+
+    Attributes:
+        kind: `refused` (our rules), `permanent` (the server's word, or the content) or `temporary` (try again later).
+        status: the HTTP status, where there was one.
+    """
+
+    def __init__(self, message: str, *, kind: Literal["refused", "permanent", "temporary"], status: int | None = None):
+        self.kind = kind
+        self.status = status
+        super().__init__(message)
 
 
 class ModelError(BiovitaError):
