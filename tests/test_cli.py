@@ -132,7 +132,11 @@ def test_a_name_that_is_not_public_is_refused_with_those_that_are() -> None:
     [
         (["trian"], "'trian' is not a command; did you mean 'train'?"),
         (["xyzzy"], "'xyzzy' is not a command; `biovita --help` lists them"),
-        (["data"], "'data' is not a command; there are: data build, data check, data verify, data card"),
+        (
+            ["data"],
+            "'data' is not a command; there are: data records, data build, data check, data verify, data card, data shard, "
+            "data export",
+        ),
         (["bench", "scroe"], "'bench scroe' is not a command; there are: bench make, bench embed, bench score"),
         (["--frobnicate"], "'--frobnicate' is not a command; `biovita --help` lists them"),
     ],
@@ -152,7 +156,7 @@ def test_an_unknown_flag_names_the_near_one_and_exits_with_2(biovita: Callable[.
 
 def fake(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], Any]) -> None:
     """Put a function in the place of `biovita data card`."""
-    monkeypatch.setattr(import_module("biovita.commands.data"), COMMANDS["data card"].function, function)
+    monkeypatch.setattr(import_module("biovita.commands.dataset"), COMMANDS["data card"].function, function)
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])

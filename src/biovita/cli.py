@@ -33,9 +33,9 @@ def overview() -> str:
 
 def run(words: list[str]) -> int:
     """Run one command and return its exit code."""
-    for flag in ("json", "quiet"):
+    for flag in ("json", "quiet", "offline"):
         setattr(SETTINGS, flag, f"--{flag}" in words)
-    if "--offline" in words:
+    if SETTINGS.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     words = [word for word in words if word not in ("--json", "--quiet", "--offline")]
     if not words or words[0] in ("-h", "--help", "help"):

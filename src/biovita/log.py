@@ -20,6 +20,7 @@ class Settings:
 
     quiet: bool = False
     json: bool = False
+    offline: bool = False
 
 
 SETTINGS = Settings()

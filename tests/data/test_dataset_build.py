@@ -29,7 +29,7 @@ from biovita.taxonomy.checklist import Checklist
 from biovita.taxonomy.rank import RANKS
 from biovita.taxonomy.traits import TRAITS
 
-TABLES = ("media.parquet", "taxa.parquet", "quarantine.parquet", "card.md", "croissant.json", "CREDITS.csv")
+TABLES = tuple(build.TABLES)
 
 
 def make(
@@ -37,7 +37,7 @@ def make(
 ) -> BuildReport:
     records = read_manifest_table(source / "records.tsv")
     checklist = Checklist.open([source / "taxa.parquet"])
-    return build_dataset(records, checklist, out, seed=seed, withheld=withheld, workers=workers, **options)
+    return build_dataset([records], checklist, out, seed=seed, withheld=withheld, workers=workers, **options)
 
 
 def hashes(out: Path) -> dict[str, str]:
@@ -109,7 +109,7 @@ def test_every_kind_of_refusal_is_counted(source: Path, tmp_path: Path, append: 
     append("1-1.flac", media_id="folder:nobody", scientific_name="Nemo nobilis")
     append("1-1.flac", media_id="folder:reserved", licence="all rights reserved")
     report = make(source, tmp_path / "out")
-    assert {media_id: reason for media_id, reason, _ in report.refused} == {
+    assert {media_id: reason for media_id, reason, _ in report.refused.iter_rows()} == {
         "folder:copy.wav": "duplicate",
         "folder:gone.wav": "unreadable",
         "folder:link.wav": "symlink",
@@ -124,10 +124,10 @@ def test_every_kind_of_refusal_is_counted(source: Path, tmp_path: Path, append: 
 
 
 def test_a_licence_policy_keeps_only_what_it_names(source: Path, tmp_path: Path) -> None:
-    report = make(source, tmp_path / "out", licences=["cc-by"])
+    report = make(source, tmp_path / "out", choice=build.Choice(licences=["cc-by"]))
     assert report.n_ok == 12 * 5
     assert set(Dataset.open(tmp_path / "out").media["licence"]) == {"CC-BY-4.0"}
-    assert {reason for _, reason, _ in report.refused} == {"licence_refused"}
+    assert set(report.refused["reason"]) == {"licence_refused"}
 
 
 def test_the_tables_depend_on_inputs_and_seed_alone(source: Path, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_changed_source_file_is_checked_again(source: Path, tmp_path: Path) ->
     make(source, tmp_path / "out")
     (source / "0-0.wav").write_bytes(b"{}")
     report = make(source, tmp_path / "out")
-    assert [reason for _, reason, _ in report.refused] == ["json_document"]
+    assert report.refused["reason"].to_list() == ["json_document"]
     assert problems(Dataset.open(tmp_path / "out")) == []
 
 
@@ -209,7 +209,7 @@ def test_a_folder_of_something_else_is_not_touched(source: Path, tmp_path: Path)
 
 def test_nothing_usable_is_an_error_with_the_reasons(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="108 licence_refused"):
-        make(source, tmp_path / "out", licences=["cc0"])
+        make(source, tmp_path / "out", choice=build.Choice(licences=["cc0"]))
     with pytest.raises(DatasetError, match="asks for 10 species, but only 9 of 12"):
         make(source, tmp_path / "other", withheld=10)
     assert make(source, tmp_path / "other", withheld=9).n_withheld == 9
@@ -259,3 +259,90 @@ def test_the_card_counts_and_credits_without_formulas(
     columns = {field["name"] for field in croissant["recordSet"][0]["field"]}
     assert columns == set(dataset.media.columns)
     assert json.dumps(croissant["recordSet"][1]).count("sc:Boolean") == len(TRAITS) + 1
+
+
+def test_an_observation_with_two_ids_stays_in_one_split(source: Path, tmp_path: Path) -> None:
+    records = read_manifest_table(source / "records.tsv").sort("media_id")
+    number = pl.int_range(pl.len()).over("species" if "species" in records.columns else "scientific_name")
+    records = records.with_columns(
+        pl.when(pl.col("modality") == "audio")
+        .then(pl.format("number:{}", "media_id"))
+        .otherwise(pl.format("uuid:{}{}", "scientific_name", number // 2))
+        .alias("individual"),
+        pl.when(pl.col("modality") == "audio")
+        .then(pl.format("uuid:{}{}", "scientific_name", number // 2))
+        .alias("given_individual"),
+    )
+    checklist = Checklist.open([source / "taxa.parquet"])
+    build_dataset([records], checklist, tmp_path / "out", seed=0, withheld=2)
+    media = Dataset.open(tmp_path / "out").media.join(records.select("media_id", "given_individual"), on="media_id")
+    both = pl.coalesce("given_individual", "individual")
+    assert media.group_by(both).agg(pl.col("split").n_unique())["split"].max() == 1
+    assert media["split"].n_unique() == 4
+
+
+def test_the_first_source_wins_and_the_copy_is_counted(source: Path, tmp_path: Path) -> None:
+    records = read_manifest_table(source / "records.tsv")
+    checklist = Checklist.open([source / "taxa.parquet"])
+    again = records.head(10).with_columns(pl.lit("other").alias("source"), pl.lit("CC0-1.0").alias("licence"))
+    report = build_dataset([records, again], checklist, tmp_path / "out", seed=0, withheld=2)
+    assert report.refused["reason"].to_list() == ["duplicate"] * 10
+    manifest = Dataset.open(tmp_path / "out").manifest
+    assert manifest["counts"]["sources"] == {"folder": {"records": 108, "ok": 108}, "other": {"records": 10, "ok": 0}}
+    assert "CC0-1.0" not in set(Dataset.open(tmp_path / "out").media["licence"])
+
+
+def test_a_cap_leaves_a_counted_sample(source: Path, tmp_path: Path) -> None:
+    choice = build.Choice(caps={"audio": 3})
+    report = make(source, tmp_path / "out", choice=choice)
+    assert (report.n_ok, report.n_left_out, report.n_quarantined) == (12 * 7, 24, 0)
+    counts = Dataset.open(tmp_path / "out").manifest["counts"]
+    assert counts["records"] == counts["ok"] + counts["left_out"] == 108
+    assert counts["left_out_by_reason"] == {"cap": 24}
+
+
+def test_parts_of_a_build_make_the_same_tables(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "whole" / "out")
+    out = tmp_path / "parts" / "out"
+    records = read_manifest_table(source / "records.tsv")
+    checklist = Checklist.open([source / "taxa.parquet"])
+    taken = [build.take_in_part([records], checklist, out, part=(i, 3), seed=0) for i in (3, 1, 2)]
+    assert sum(n_ok for n_ok, _ in taken) == 108
+    assert all(n_ok > 20 for n_ok, _ in taken)
+    assert not (out / "manifest.json").exists()
+    for path in source.glob("*.wav"):
+        os.utime(path)  # a file that changed would be checked again
+    checked: list[int] = []
+    real = build.check_files
+
+    def counting(paths: list[Path], **options: object) -> object:
+        checked.append(len(paths))
+        return real(paths, **options)
+
+    build.check_files = counting
+    try:
+        make(source, out)
+    finally:
+        build.check_files = real
+    assert checked == [len(list(source.glob("*.wav")))]
+    assert hashes(out) == hashes(tmp_path / "whole" / "out")
+
+
+def test_a_second_build_in_the_same_folder_waits_its_turn(source: Path, tmp_path: Path) -> None:
+    with build._locked(tmp_path / "out"), pytest.raises(DatasetError, match="another build is at work"):
+        make(source, tmp_path / "out")
+    make(source, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_tables(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "local" / "out")
+    words = ("data", "build", "--manifest", source / "records.tsv", "--out", tmp_path / "ray" / "out")
+    more = ("--seed", "0", "--withheld", "2", "--engine", "ray", "--quiet")
+    biovita = Path(sys.executable).parent / "biovita"
+    done = subprocess.run([biovita, *words, *more], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    tables = [name for name in TABLES if name.endswith(".parquet")]
+    ray, local = (hashes(tmp_path / engine / "out") for engine in ("ray", "local"))
+    assert {name: ray[name] for name in tables} == {name: local[name] for name in tables}

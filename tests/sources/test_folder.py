@@ -1,5 +1,7 @@
-"""A table of local files becomes records: aliases, licences, holders, times; what is wrong is named."""
+"""Local files become records: from a table, a tree of species folders, or selection tables; what is wrong is named."""
 
+import os
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,13 +9,19 @@ import polars as pl
 import pytest
 
 from biovita.errors import DatasetError
-from biovita.sources.folder import read_manifest_table, rights_holder
+from biovita.sources.folder import local_files, read, read_manifest_table, rights_holder
 from biovita.sources.record import RECORDS_SCHEMA
+from biovita.sources.selections import read_selections
+from biovita.sources.tree import species_of_folders
 
 WILDLIFE = Path(__file__).parents[3] / "shared" / "data" / "wildlife" / "manifest.tsv"
 
 
-def write(path: Path, text: str) -> Path:
+RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\t"
+
+
+def write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -97,3 +105,215 @@ def test_the_real_manifest_is_read() -> None:
     assert "unknown" not in records["licence"].to_list()
     assert records["rights_holder"].null_count() <= 1
     assert all(Path(file).is_file() for file in records["file"])
+
+
+def test_read_takes_a_table_as_it_is(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,species,modality\na.wav,A b,audio\nb.jpg,A b,image\n")
+    reading = read(table)
+    assert reading.records.equals(read_manifest_table(table))
+    assert reading.counts == {"records": 2}
+
+
+def slow_file(name: str, root: Path) -> str | None:
+    """Say as plainly as possible where a name leads."""
+    parts = name.replace("\\", "/").split("/")
+    if not name.strip() or "\0" in name or ".." in parts or name.startswith("/"):
+        return None
+    folder = Path(os.path.realpath(root / os.path.dirname(name)))  # noqa: PTH120
+    return str(root / name) if folder.is_relative_to(root) else None
+
+
+def test_files_are_found_like_the_plain_loop_finds_them(tmp_path: Path) -> None:
+    root = (tmp_path / "in").resolve()
+    root.mkdir()
+    for name, target in (("out", tmp_path), ("home", root), ("loop", root / "loop")):
+        (root / name).symlink_to(target)
+    rng = random.Random(7)
+    words = ["a", "..", ".", "", "out", "home", "loop", "b.wav", " ", "\n", "\\", "..\\x", "\u00e9", "\0", "...", "a b"]
+    names = ["/".join(rng.choices(words, k=rng.randint(1, 4))) for _ in range(4000)]
+    for place in (root, Path("/")):
+        assert local_files(pl.Series(names), place).to_list() == [slow_file(name, place) for name in names]
+    assert local_files(pl.Series([], dtype=pl.String), root).to_list() == []
+
+
+@pytest.mark.parametrize(
+    ("folders", "species"),
+    [
+        (["Turdus merula"], "Turdus merula"),
+        (["turdus_merula"], "Turdus merula"),
+        (["Aves", "Passeriformes", "Turdidae", "Turdus", "Turdus merula", "2024"], "Turdus merula"),
+        (["Turdus merula", "Turdus philomelos"], "Turdus philomelos"),
+        (["Turdus_merula_merula"], "Turdus merula merula"),
+        (["Turdus merula", "field_notes"], "Turdus merula"),
+        (["Aves", "birds"], None),
+        (["Turdus", "merula"], None),
+        (["TURDUS MERULA"], None),
+        (["a b"], None),
+        ([], None),
+    ],
+)
+def test_the_last_folder_that_is_a_binomial_names_the_species(folders: list[str], species: str | None) -> None:
+    assert species_of_folders(folders) == species
+
+
+def test_a_tree_of_species_folders_becomes_records_and_every_entry_is_counted(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in (
+        *("Aves/Turdus merula/a.WAV", "Aves/Turdus merula/2024/b.jpg", "parus_major/c.flac", "d.mp3"),
+        *("parus_major/notes.md", "parus_major/none", "parus_major/.DS_Store"),
+    ):
+        write(tree / name)
+    write(tmp_path / "outside.wav")
+    (tree / "parus_major" / "link.wav").symlink_to(tmp_path / "outside.wav")
+    (tree / "Turdus pilaris").symlink_to(tmp_path)
+    os.mkfifo(tree / "parus_major" / "pipe.wav")
+    (Path(os.fsencode(tree / "parus_major").decode()) / os.fsdecode(b"\xff.wav")).touch()
+    reading = read(tree, licence="CC BY 4.0")
+    assert dict(reading.records.schema) == RECORDS_SCHEMA
+    rows = reading.records.select("media_id", "modality", "scientific_name", "licence").rows()
+    assert rows == [
+        ("folder:Aves/Turdus merula/2024/b.jpg", "image", "Turdus merula", "CC-BY-4.0"),
+        ("folder:Aves/Turdus merula/a.WAV", "audio", "Turdus merula", "CC-BY-4.0"),
+        ("folder:parus_major/c.flac", "audio", "Parus major", "CC-BY-4.0"),
+    ]
+    assert reading.records["file"][2] == str(tree.resolve() / "parus_major/c.flac")
+    assert reading.counts == {
+        "records": 3,
+        "files in no species folder": 1,
+        "files of unknown suffix '.md'": 1,
+        "files of unknown suffix ''": 1,
+        "hidden files and folders": 1,
+        "links, which are not followed": 2,
+        "entries that are no regular files": 1,
+        "names that are not UTF-8": 1,
+    }
+
+
+@pytest.mark.parametrize("licence", [None, "", "all rights reserved", "mine"])
+def test_a_tree_needs_a_licence(tmp_path: Path, licence: str | None) -> None:
+    write(tmp_path / "Turdus merula" / "a.wav")
+    with pytest.raises(DatasetError, match="says nothing; give that of the files"):
+        read(tmp_path, licence=licence)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such table"):
+        read(tmp_path / "gone", licence="CC0")
+
+
+def test_selections_label_the_recording_they_lie_in(tmp_path: Path) -> None:
+    write(tmp_path / "rec" / "one.wav")
+    write(
+        tmp_path / "rec" / "one.Table.1.selections.txt",
+        f"{RAVEN}Species\n"
+        "1\tWaveform 1\t1\t0.0\t3.0\t0\t9000\tTurdus merula\n"
+        "1\tSpectrogram 1\t1\t0.0\t3.0\t0\t9000\tTurdus merula\n"
+        "2\tSpectrogram 1\t1\t3.0\t4.25\t0\t9000\tTurdus  merula\n"
+        '3\tSpectrogram 1\t1\t10\t12\t0\t9000\t"Turdus merula\n',
+    )
+    reading = read(tmp_path, licence="CC0")
+    assert len(reading.records) == 0
+    assert reading.counts["recordings with several species"] == 1  # the stray quote makes another name
+    table = tmp_path / "rec" / "one.Table.1.selections.txt"
+    table.write_text(table.read_text().replace('"', ""))
+    (row,) = read(table, licence="CC0").records.iter_rows(named=True)
+    assert (row["media_id"], row["scientific_name"], row["modality"]) == ("folder:one.wav", "Turdus merula", "audio")
+    assert row["file"] == str(tmp_path.resolve() / "rec" / "one.wav")
+    assert row["remarks"] == "selections s: 0-4.25, 10-12"
+
+
+def test_a_recording_with_several_species_and_nocall_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    header = "Start (s),End (s),Scientific name,Common name,Confidence,File\n"
+    for name in ("a.wav", "b.wav", "c.wav", "deep/d.flac", "e.wav"):
+        write(tmp_path / name)
+    write(
+        tmp_path / "all.csv",
+        header
+        + "0.0,3.0,Turdus merula,Eurasian Blackbird,0.91,C:\\field\\a.wav\n"
+        + "3.0,6.0,Turdus merula,Eurasian Blackbird,0.42,a.wav\n"
+        + "3.0,6.0,Turdus merula,Eurasian Blackbird,0.42,a.wav\n"
+        + "0.0,3.0,Turdus merula,Eurasian Blackbird,0.9,b.wav\n"
+        + "0.0,3.0,Parus major,Great Tit,0.8,b.wav\n"
+        + "0.0,3.0,nocall,nocall,0.99,a.wav\n"
+        + "0.0,3.0,nocall,nocall,0.99,c.wav\n"
+        + "0.0,3.0,,,0.5,c.wav\n"
+        + "0.0,3.0,Parus major,Great Tit,0.8,/other/machine/d.flac\n"
+        + "0.0,3.0,Parus major,Great Tit,0.8,gone.wav\n",
+    )
+    reading = read(tmp_path, licence="CC0")
+    rows = reading.records.select("media_id", "scientific_name", "given_common_name", "remarks").rows()
+    assert rows == [
+        ("folder:a.wav", "Turdus merula", "Eurasian Blackbird", "selections s: 0-6; best confidence: 0.91"),
+        ("folder:deep/d.flac", "Parus major", "Great Tit", "selections s: 0-3; best confidence: 0.8"),
+    ]
+    assert reading.counts == {
+        "selections": 10,
+        "nocall selections": 2,
+        "selections without a species": 1,
+        "selections of recordings that are not here": 1,
+        "selections that occur again": 1,
+        "recordings with several species": 1,
+        "selections in recordings with several species": 2,
+        "recordings without a usable selection": 2,
+        "records": 2,
+    }
+
+
+def test_birdnet_raven_tables_give_common_names_as_hints_and_offsets_as_times(tmp_path: Path) -> None:
+    write(tmp_path / "x1.wav")
+    write(
+        tmp_path / "x1.BirdNET.selection.table.txt",
+        f"{RAVEN}Common Name\tSpecies Code\tConfidence\tBegin Path\tFile Offset (s)\n"
+        "7\tSpectrogram 1\t1\t303.0\t306.0\t0\t15000\tBarred Owl\tbrdowl\t0.42\t/data/x1.wav\t3.0\n",
+    )
+    reading = read(tmp_path, licence="CC0")
+    (row,) = reading.records.iter_rows(named=True)
+    assert (row["scientific_name"], row["given_common_name"]) == (None, "Barred Owl")
+    assert row["remarks"] == "selections s: 3-6; best confidence: 0.42"
+    assert reading.counts["recordings without a scientific name"] == 1
+
+
+@pytest.mark.parametrize("name", ["a.BirdNET.results.csv", "a.csv", "a.wav.csv"])
+def test_a_table_without_a_file_column_belongs_to_the_recording_it_is_called_after(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "night" / "a.wav")
+    write(tmp_path / "day" / "a.wav")
+    write(tmp_path / "night" / name, "Start (s),End (s),Scientific name,Common name\n0,3,Strix varia,Barred Owl\n")
+    assert read(tmp_path, licence="CC0").records["given_path"].to_list() == ["night/a.wav"]
+
+
+def test_a_name_that_two_recordings_have_is_no_answer(tmp_path: Path) -> None:
+    write(tmp_path / "night" / "a.wav")
+    write(tmp_path / "day" / "a.wav")
+    write(tmp_path / "all.csv", "Start (s),End (s),Scientific name,File\n0,3,Strix varia,a.wav\n")
+    reading = read(tmp_path, licence="CC0")
+    assert reading.counts["selections of recordings that are not here"] == 1
+    assert len(reading.records) == 0
+
+
+def test_a_table_of_files_may_say_where_in_them_something_is(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,species,modality,start,end\na.wav,Strix varia,audio,0,3\n")
+    assert read(table).records["media_id"].to_list() == ["folder:a.wav"]
+
+
+def test_other_files_beside_selection_tables_are_counted(tmp_path: Path) -> None:
+    for name in ("a.wav", "a.jpg", "notes.txt", "empty.csv"):
+        write(tmp_path / name)
+    write(tmp_path / "all.csv", "Start (s),End (s),Scientific name,File\n0,3,Strix varia,a.wav\n")
+    reading = read(tmp_path, licence="CC0")
+    assert reading.counts["files that are neither recordings nor tables"] == 3
+    assert len(reading.records) == 1
+
+
+def test_what_is_no_selection_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no selection table in it"):
+        read_selections(tmp_path, licence="CC0")
+    with pytest.raises(DatasetError, match=r"t\.csv: no selection table; it needs"):
+        read_selections(write(tmp_path / "t.csv", "a,b\n"), licence="CC0")
+
+
+def test_a_header_without_selections_gives_no_records(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    write(tmp_path / "a.BirdNET.results.csv", "Start (s),End (s),Scientific name,Common name,Confidence\n")
+    reading = read(tmp_path, licence="CC0")
+    assert len(reading.records) == 0
+    assert reading.counts["recordings without a usable selection"] == 1

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from biovita.errors import DatasetError, TaxonomyError
-from biovita.taxonomy.checklist import Checklist, binomial
-from biovita.taxonomy.rank import RANKS
+from biovita.taxonomy.checklist import LOG_COLUMNS, Checklist
+from biovita.taxonomy.rank import LEVELS, RANKS
 
 NAMES = Path(__file__).parents[3] / "shared" / "data" / "names"
 needs_names = pytest.mark.skipif(not NAMES.is_dir(), reason="shared/data/names is not beside this checkout")
@@ -77,8 +77,9 @@ def test_a_name_means_this_species(
         ("Turdus novus", "no such species in Turdus"),
         ("Vulpes vulpess", "is Vulpes vulpes meant"),
         ("Vulpis vulpes", "no name list knows the genus Vulpis; is Vulpes meant"),
-        ("Unknown bird 3", "no name list knows the genus"),
-        ("Turdus 123", "not a binomial"),
+        ("Unknown bird 3", "a placeholder"),
+        ("Corvus corax", "no name list knows the genus Corvus"),
+        ("Turdus 123", "not identified to species"),
         ("Bufo calamita", "no such species in Bufo; is Bufo calamites meant"),
     ],
 )
@@ -108,8 +109,242 @@ def test_a_bad_list_is_named(tmp_path: Path) -> None:
         Checklist.open([tmp_path / "b.json"])
 
 
-def test_folding_is_stable() -> None:
-    assert binomial(binomial("turdus merula L.")) == "Turdus merula"
+HAWK = ("Animalia", "Chordata", "Aves", "Accipitriformes", "Accipitridae")
+FLY = ("Animalia", "Arthropoda", "Insecta", "Diptera", "Syrphidae")
+
+
+def taxon_table(folder: Path, rows: list[tuple[str, str, str, tuple[str, ...]]], name: str = "taxon.tsv") -> Path:
+    """Write a Darwin Core taxon table of (name, accepted name, status, lineage)."""
+    ids = {name: str(i) for i, (name, *_) in enumerate(rows)}
+    lines = ["\t".join(("taxonID", "acceptedNameUsageID", "taxonomicStatus", "taxonRank", "canonicalName", *RANKS[:5]))]
+    for i, (given, accepted, status, lineage) in enumerate(rows):
+        rank = "species" if given.count(" ") == 1 else "subspecies"
+        lines.append("\t".join((str(i), ids.get(accepted, ""), status, rank, given, *lineage)))
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+def ebird(folder: Path, *birds: tuple[str, str]) -> Path:
+    rows = "".join(f"species,{common},{name},Accipitriformes,Accipitridae (Hawks)\n" for name, common in birds)
+    (folder / "ebird.csv").write_text("CATEGORY,PRIMARY_COM_NAME,SCI_NAME,ORDER,FAMILY\n" + rows)
+    return folder / "ebird.csv"
+
+
+def test_a_synonym_is_its_accepted_species(tmp_path: Path) -> None:
+    rows = [("Astur cooperii", "", "accepted", HAWK), ("Accipiter cooperii", "Astur cooperii", "synonym", HAWK)]
+    checklist = Checklist.open([taxon_table(tmp_path, rows)])
+    decision = checklist.decide("Accipiter cooperii (Bonaparte, 1828)")
+    assert (decision.species, decision.how, decision.source) == ("Astur cooperii", "synonym", "taxon.tsv")
+    assert checklist.resolve("Accipiter cooperii") == checklist.resolve("Astur cooperii")
+
+
+def test_a_homonym_is_refused_unless_a_higher_rank_decides(tmp_path: Path) -> None:
+    checklist = Checklist.open([taxon_table(tmp_path, [("Aus bus", "", "", HAWK), ("Aus bus", "", "", FLY)])])
+    with pytest.raises(TaxonomyError, match=r"one name of several animals: Aus bus \(Aves, .*\); Aus bus \(Insecta"):
+        checklist.resolve("Aus bus")
+    assert checklist.resolve("Aus bus", {"class": "aves"}).family == "Accipitridae"
+    assert checklist.resolve("Aus bus", {"phylum": "Arthropoda"}).order == "Diptera"
+    with pytest.raises(TaxonomyError, match="several animals"):
+        checklist.resolve("Aus bus", {"kingdom": "Animalia"})
+    with pytest.raises(TaxonomyError, match="the source means another animal by it: class Mammalia is"):
+        checklist.resolve("Aus bus", {"class": "Mammalia"})
+
+
+def test_a_synonym_of_two_species_is_refused(tmp_path: Path) -> None:
+    rows = [("Aus bus", "", "", HAWK), ("Cus dus", "", "", HAWK), ("Eus fus", "Aus bus", "synonym", HAWK)]
+    path = taxon_table(tmp_path, rows)
+    path.write_text(path.read_text() + "9\t1\tsynonym\tspecies\tEus fus\t" + "\t".join(HAWK) + "\n")
+    with pytest.raises(TaxonomyError, match=r"several animals: Aus bus .*; Cus dus"):
+        Checklist.open([path]).resolve("Eus fus")
+
+
+@pytest.mark.parametrize(
+    ("lineage", "differs"),
+    [
+        ({}, ""),
+        ({"order": "Falconiformes", "family": "Accipitridae"}, "order Falconiformes is Accipitriformes here"),
+        ({"class": "AVES", "family": "Pandionidae"}, "family Pandionidae is Accipitridae here"),
+        ({"kingdom": "Metazoa"}, ""),
+        ({"family": None, "genus": "Accipiter"}, ""),
+    ],
+)
+def test_a_source_that_differs_at_some_rank_is_believed_and_recorded(
+    tmp_path: Path, lineage: dict[str, str], differs: str
+) -> None:
+    decision = Checklist.open([ebird(tmp_path, ("Astur cooperii", "Cooper's Hawk"))]).decide("Astur cooperii", lineage)
+    assert (decision.species, decision.differs) == ("Astur cooperii", differs)
+
+
+@pytest.mark.parametrize(
+    "lineage",
+    [
+        {"kingdom": "Plantae"},
+        {"phylum": "Arthropoda", "class": "Aves"},
+        {"class": "Insecta"},
+        {"class": "Insecta", "order": "Diptera", "family": "Syrphidae"},
+    ],
+)
+def test_a_source_that_means_another_organism_is_refused(checklist: Checklist, lineage: dict[str, str]) -> None:
+    for name in ("Turdus merula", "Vulpes vulpes", "Vulpes zerda"):
+        with pytest.raises(TaxonomyError, match="the source means another animal by it"):
+            checklist.resolve(name, lineage)
+
+
+def test_reptiles_by_another_system_are_the_same_animals(tmp_path: Path) -> None:
+    snake = ("Animalia", "Chordata", "Squamata", "", "")
+    checklist = Checklist.open([taxon_table(tmp_path, [("Natrix natrix", "", "", snake)])])
+    assert checklist.resolve("Natrix natrix", {"class": "Reptilia"}).class_ == "Squamata"
+
+
+def test_a_later_list_calls_the_same_animal_otherwise(tmp_path: Path) -> None:
+    rows = [("Accipiter cooperii", "", "", HAWK), ("Falco cooperii", "Accipiter cooperii", "synonym", HAWK),
+            ("Astur cooperii", "Accipiter cooperii", "synonym", HAWK)]  # fmt: skip
+    checklist = Checklist.open([ebird(tmp_path, ("Astur cooperii", "Cooper's Hawk")), taxon_table(tmp_path, rows)])
+    names = ("Astur cooperii", "Accipiter cooperii", "Falco cooperii")
+    assert {checklist.resolve(name).species for name in names} == {"Astur cooperii"}
+    assert len(checklist) == 1
+
+
+def test_a_later_list_that_lumps_decides_nothing_about_the_parts(tmp_path: Path) -> None:
+    rows = [("Astur gentilis", "", "", HAWK), ("Astur atricapillus", "Astur gentilis", "synonym", HAWK),
+            ("Falco palumbarius", "Astur gentilis", "synonym", HAWK)]  # fmt: skip
+    birds = ebird(tmp_path, ("Astur gentilis", "Eurasian Goshawk"), ("Astur atricapillus", "American Goshawk"))
+    checklist = Checklist.open([birds, taxon_table(tmp_path, rows)])
+    assert checklist.resolve("Astur atricapillus").common_name == "American Goshawk"
+    assert checklist.resolve("Astur gentilis").common_name == "Eurasian Goshawk"
+    with pytest.raises(TaxonomyError, match="earlier lists tell apart: Astur atricapillus, Astur gentilis"):
+        checklist.resolve("Falco palumbarius")
+
+
+def test_a_class_that_one_list_holds_whole_gets_no_species_from_later_lists(tmp_path: Path) -> None:
+    rows = [("Astur inventus", "", "", HAWK), ("Volucella zonaria", "", "", FLY)]
+    checklist = Checklist.open([ebird(tmp_path, ("Astur cooperii", "Cooper's Hawk")), taxon_table(tmp_path, rows)])
+    assert checklist.resolve("Volucella zonaria").class_ == "Insecta"
+    with pytest.raises(TaxonomyError, match=r"unknown to ebird\.csv, which lists all Aves"):
+        checklist.resolve("Astur inventus")
+
+
+def test_a_subspecies_folds_unless_the_lists_know_better(tmp_path: Path) -> None:
+    rows = [("Corvus corone", "", "", HAWK), ("Corvus cornix", "", "", HAWK), ("Corvus orientalis", "", "", HAWK),
+            ("Corvus corone sinensis", "Corvus orientalis", "synonym", HAWK)]  # fmt: skip
+    checklist = Checklist.open([taxon_table(tmp_path, rows)])
+    folded = checklist.decide("Corvus corone corone Linnaeus, 1758")
+    assert (folded.species, folded.below, folded.how) == ("Corvus corone", "corone", "subspecies")
+    assert checklist.resolve("Corvus corone sinensis").species == "Corvus orientalis"
+    with pytest.raises(TaxonomyError, match="a species of its own here; is Corvus cornix meant"):
+        checklist.resolve("Corvus corone cornix")
+
+
+def test_a_moved_genus_is_believed_only_with_the_common_name(tmp_path: Path) -> None:
+    birds = ebird(tmp_path, ("Astur cooperii", "Cooper's Hawk"), ("Ketupa lactea", "Verreaux's Eagle-Owl"))
+    checklist = Checklist.open([birds])
+    moved = checklist.decide("Accipiter cooperii", {"common_name": "COOPER\u2019S HAWK"})
+    assert (moved.species, moved.how) == ("Astur cooperii", "moved genus")
+    assert checklist.decide("Bubo lacteus", {"common_name": "Verreaux's Eagle-owl"}).species == "Ketupa lactea"
+    for common_name in (None, "", "Sharp-shinned Hawk", "Verreaux's Eagle-Owl"):
+        with pytest.raises(TaxonomyError, match=r"is Astur cooperii meant\?"):
+            checklist.resolve("Accipiter cooperii", {"common_name": common_name})
+    with pytest.raises(TaxonomyError, match="another animal"):
+        checklist.resolve("Accipiter cooperii", {"common_name": "Cooper's Hawk", "class": "Insecta"})
+
+
+def test_an_older_name_in_the_genus_table_is_its_species(tmp_path: Path) -> None:
+    frogs = {"class": "Amphibia", "order": "Anura", "family": "Hylidae"}
+    genera = {
+        "dryophytes": {**frogs, "species": ["Dryophytes cinereus", "Hyla cinerea", "Hyla plicata", "Tree Frog"]},
+        "hyla": {**frogs, "species": ["Hyla arborea"]},
+    }
+    (tmp_path / "genera.json").write_text(json.dumps({"genera": genera}))
+    checklist = Checklist.open([tmp_path / "genera.json"])
+    assert (checklist.decide("Hyla cinerea").species, checklist.decide("Hyla cinerea").how) == (
+        "Dryophytes cinereus",
+        "synonym",
+    )
+    with pytest.raises(TaxonomyError, match="an older name; is a species of Dryophytes meant"):
+        checklist.resolve("Hyla plicata")
+    assert checklist.decide("Hyla nova").how == "genus known"
+
+
+def test_a_listed_name_that_looks_like_an_aggregate_is_a_species(tmp_path: Path) -> None:
+    checklist = Checklist.open([taxon_table(tmp_path, [("Oedipina complex", "", "", HAWK), ("Aus bus", "", "", HAWK)])])
+    assert checklist.resolve("Oedipina complex").species == "Oedipina complex"
+    with pytest.raises(TaxonomyError, match="not identified to species"):
+        checklist.resolve("Aus complex")
+
+
+def test_a_word_in_capitals_is_no_new_species(checklist: Checklist) -> None:
+    with pytest.raises(TaxonomyError, match="the second word may be its author"):
+        checklist.resolve("Vulpes Frisch")
+    assert checklist.resolve("Turdus Merula").species == "Turdus merula"
+
+
+def test_the_log_has_one_row_a_distinct_name_and_hint(checklist: Checklist) -> None:
+    names = pl.DataFrame(
+        {
+            "scientific_name": ["Turdus merula L.", "Turdus merula L.", "Turdus merula L.", None, "Turdus merla"],
+            "given_class": ["Aves", "Aves", "Insecta", None, None],
+            "source": ["a", "b", "c", "d", "e"],
+        }
+    )
+    log = checklist.decide_all(names)
+    assert log.columns == ["scientific_name", "given_class", *LOG_COLUMNS]
+    assert log.select("scientific_name", "given_class", "how", "species", "parsed_name").rows() == [
+        (None, None, "refused", None, None),
+        ("Turdus merla", None, "refused", None, "Turdus merla"),
+        ("Turdus merula L.", "Aves", "accepted", "Turdus merula", "Turdus merula"),
+        ("Turdus merula L.", "Insecta", "refused", None, "Turdus merula"),
+    ]
+    assert (log["reason"].is_null() == log["species"].is_not_null()).all()
+    assert log["reason"][1] == "'Turdus merla': no such species in Turdus; is Turdus merula meant?"
+    assert log["list"].to_list() == [None, None, "ebird.csv", None]
+
+
+def test_the_log_does_not_depend_on_the_order_of_names(checklist: Checklist) -> None:
+    names = pl.DataFrame({"scientific_name": ["Turdus merula", "Hyla arborea", "x", "Apis mellifera", ""]})
+    assert checklist.decide_all(names).equals(checklist.decide_all(names.reverse()))
+    assert len(checklist.decide_all(names.clear())) == 0
+
+
+def test_many_names_are_decided_as_one_by_one(checklist: Checklist) -> None:
+    names = [
+        "Turdus merula",
+        "Turdus (Merula) merula azorensis",
+        "Vulpes vulpess",
+        "Apis nova",
+        "Hyla",
+        "Vulpis vulpes",
+    ]
+    rows = checklist.decide_all(pl.DataFrame({"scientific_name": names})).iter_rows(named=True)
+    for row in rows:
+        one = checklist.decide(row["scientific_name"])
+        assert (row["how"], row["species"], row["reason"] or "") == (one.how, one.species, one.reason)
+        assert one.taxon is None or one.taxon.row() == {level: row[level] for level in LEVELS}
+
+
+def test_traits_follow_their_species_to_its_accepted_name(tmp_path: Path) -> None:
+    rows = [("Astur cooperii", "", "", HAWK), ("Accipiter cooperii", "Astur cooperii", "synonym", HAWK)]
+    lineage = dict(zip(RANKS, (*HAWK, "Accipiter", "Accipiter cooperii"), strict=True))
+    pl.DataFrame([{**lineage, "diurnal": "1"}]).write_csv(tmp_path / "traits.csv")
+    checklist = Checklist.open([taxon_table(tmp_path, rows), tmp_path / "traits.csv"])
+    assert checklist.traits is not None
+    assert checklist.traits["species"].to_list() == ["Astur cooperii"]
+
+
+def test_the_table_for_the_hash_holds_synonyms(tmp_path: Path) -> None:
+    species, synonym = ("Astur cooperii", "", "", HAWK), ("Accipiter cooperii", "Astur cooperii", "synonym", HAWK)
+    without = Checklist.open([taxon_table(tmp_path, [species])]).table()
+    assert not without.equals(Checklist.open([taxon_table(tmp_path, [species, synonym])]).table())
+
+
+def test_a_file_of_another_kind_is_refused_with_the_kinds_we_know(tmp_path: Path) -> None:
+    (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(TaxonomyError, match=r"odd\.csv: none of the kinds of name list .*eBird.*Catalogue of Life"):
+        Checklist.open([tmp_path / "odd.csv"])
+    (tmp_path / "odd.doc").write_text("a")
+    with pytest.raises(DatasetError, match=r"odd\.doc: a table ends in"):
+        Checklist.open([tmp_path / "odd.doc"])
+    with pytest.raises(DatasetError, match="no such table"):
+        Checklist.open([tmp_path / "none.csv"])
 
 
 @needs_names
@@ -122,3 +357,22 @@ def test_the_real_lists_resolve_birds_frogs_and_mammals() -> None:
     ]  # fmt: skip
     with pytest.raises(TaxonomyError, match="is Turdus migratorius meant"):
         checklist.resolve("Turdus migratorus")
+
+
+WILDLIFE = NAMES.parent / "wildlife" / "manifest.tsv"
+
+
+@pytest.mark.skipif(not WILDLIFE.is_file(), reason="shared/data/wildlife is not beside this checkout")
+def test_every_name_of_the_wildlife_set_is_resolved_or_a_slash() -> None:
+    checklist = Checklist.open([NAMES / "eBird_taxonomy_v2025.csv", NAMES / "birdnetgo_genus_taxonomy.json"])
+    names = pl.read_csv(WILDLIFE, separator="\t", infer_schema=False, quote_char=None)
+    log = checklist.decide_all(names)
+    assert len(log) == 42
+    assert log.filter(pl.col("how") == "refused")["reason"].to_list() == [
+        "'Dryophytes versicolor/chrysoscelis': names more than one species"
+    ]
+    assert log["class"].drop_nulls().value_counts().sort("class").rows() == [
+        ("Amphibia", 18),
+        ("Aves", 16),
+        ("Mammalia", 7),
+    ]

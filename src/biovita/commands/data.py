@@ -1,193 +1,264 @@
-"""`biovita data build|check|verify|card`: a table of files becomes a dataset folder; files get verdicts."""
+"""`biovita data records|build`: sources to records, and records to a dataset folder."""
 
-import os
+import re
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from biovita.errors import ConfigError, DatasetError
-from biovita.log import SETTINGS, emit, say, warn
+from biovita.errors import ConfigError
+from biovita.log import SETTINGS, emit, say
+from biovita.media.check import Limits
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from biovita.sources.http import Door
+    from biovita.sources.record import Reading
+    from biovita.taxonomy.checklist import Checklist
 
 N_LISTED = 20  # refused items shown one by one; the rest is counted
 EXIT_BAD_ITEMS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
-    """Build a dataset folder from a table of local files."""
+class Records:
+    """Turn a saved dump, saved answers, or a query of a public source into a table of records."""
 
-    manifest: Path
-    """TSV, CSV or Parquet with path (relative to the table), scientific_name, modality, and any other record columns"""
+    source: tyro.conf.Positional[str]
+    """KIND:PATH, of the kinds files (a table, species folders, Raven or BirdNET selections), xeno-canto, inaturalist,
+    gbif, animal-sound-archive, tree-of-life, biovita-release"""
+    out: Path
+    """a Parquet file, which `data build --sources records:FILE` takes"""
+    query: str = ""
+    """first ask the source, in its own words (xeno-canto: 'gen:turdus q:A'; inaturalist: 'taxon_id=3&sounds=true'), and
+    save the answers at PATH page by page; a page that is there is not asked for again"""
+    contact: str = ""
+    """your e-mail or web address, for the operators of the source"""
+    licence: str = ""
+    """files: of a tree of species folders or of selection tables, which name none"""
+    species_of: Path | None = None
+    """inaturalist's open data, tree-of-life: only the species of this table (column species or scientific_name)"""
+    per_species: int = 200
+    """tree-of-life: most pictures of a species"""
+    seed: int = 0
+    """tree-of-life: of which pictures these are"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """Build a dataset folder from a table of local files, or from sources."""
+
     out: Path
     """the dataset folder; the same build goes on where it was stopped"""
+    manifest: Path | None = None
+    """TSV, CSV or Parquet with path (relative to the table), scientific_name, modality, and any other record columns"""
+    sources: tuple[str, ...] = ()
+    """what else to build from, each KIND:PATH, the most trusted first; `data records --help` has the kinds, and
+    `records` takes a table that it made"""
     taxa: tuple[Path, ...] = ()
-    """name lists, the most trusted first: a table with the seven ranks, the eBird CSV, BirdNET-Go's genus JSON; by
-    default taxa.parquet beside the manifest"""
+    """name lists, the most trusted first: a backbone or any table with the seven ranks, the eBird CSV, BirdNET-Go's
+    genus JSON, common names; by default taxa.parquet beside the manifest"""
+    traits: Path | None = None
+    """folder with AVONET, EltonTraits, AmphiBIO, COMBINE and AnAge as published"""
     seed: int = 0
-    """of the splits; another seed withholds other species"""
+    """of the splits and of what a cap leaves; another seed withholds other species"""
     withheld: float = 0.1
     """species kept out of training for test_unseen: a number of them, or a share below 1"""
     license: str = ""
     """comma-separated licence families to use, like cc0,public-domain,cc-by; by default every known licence"""
+    quality: Literal["", "A", "B", "C", "D", "E"] = ""
+    """the worst quality that enters, among records that have a letter"""
+    max_recordings: int = 0
+    """most recordings a species; 0 takes all"""
+    max_images: int = 0
+    """most pictures a species; 0 takes all"""
+    licence: str = ""
+    """of `files` sources that name none: species folders, selection tables"""
+    contact: str = ""
+    """your e-mail or web address, for the operators of the hosts that media are fetched from"""
+    hosts: tuple[str, ...] = ()
+    """exact names of hosts that media may be fetched from, besides those of the public sources"""
+    limits: Limits = field(default_factory=lambda: Limits(seconds=60.0))
+    """what a file may be and cost"""
     workers: int = 2
-    """processes that check files; the result does not depend on it"""
+    """processes that check files and threads that fetch; the result does not depend on it"""
+    engine: Literal["local", "ray"] = "local"
+    """where files are checked: on this machine, or on a cluster through Ray; the result does not depend on it"""
+    shard: str = ""
+    """i/n: take in only the i-th of n parts, and stop before the tables; run without it when all parts are done"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """Check files and folders; one verdict for every entry."""
+def run_records(config: Records) -> int:
+    """Fetch if asked to, read, write the table and say what was met."""
+    from biovita.sources.kinds import fetch_source, parse_source, read_source
+    from biovita.sources.record import RECORDS_SCHEMA
+    from biovita.tables import write_table
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
-    """files, or folders that are walked"""
-    workers: int = 2
-    """processes that look at files"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verify:
-    """Prove a dataset folder: hashes, files, no leak between splits."""
-
-    dataset: tyro.conf.Positional[Path]
-    """the dataset folder"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """Write a dataset's card again from its tables."""
-
-    dataset: tyro.conf.Positional[Path]
-    """the dataset folder"""
+    kind, path = parse_source(config.source)
+    if config.query:
+        if SETTINGS.offline:
+            raise ConfigError("--query asks a server, and --offline forbids it; leave one of them out")
+        with _open_door((), config.contact) as door:
+            pages = fetch_source(kind, door, config.query, path)
+        say(f"{path}: {len(pages):,} pages saved")
+    reading = read_source(
+        kind,
+        path,
+        licence=config.licence or None,
+        species=_species_of(config.species_of) if config.species_of else None,
+        per_species=config.per_species,
+        seed=config.seed,
+    )
+    write_table(config.out, reading.records, RECORDS_SCHEMA)
+    say(f"{config.out}: {len(reading.records):,} records")
+    _say_counts(reading)
+    if SETTINGS.json:
+        emit({"records": str(config.out), "n": len(reading.records), "counts": dict(reading.counts)})
+    return 0
 
 
 def run_build(config: Build) -> int:
     """Build the dataset, say what came of it, and list what was refused."""
     from biovita.config import describe_run, write_run
-    from biovita.data.build import build_dataset
+    from biovita.data.build import Choice, build_dataset, take_in_part
     from biovita.files import sha256_file
-    from biovita.sources.folder import read_manifest_table
-    from biovita.taxonomy.checklist import Checklist
+    from biovita.report.card_plots import draw_card
 
     if config.withheld < 0:
         raise ConfigError(f"--withheld {config.withheld:g}: use a number of species, or a share below 1")
-    licences = _families(config.license)
-    records = read_manifest_table(config.manifest)
-    checklist = Checklist.open(_name_lists(config))
-    facts = {"inputs": {str(path): sha256_file(path) for path in (config.manifest, *_name_lists(config))}}
-    report = build_dataset(
-        records,
-        checklist,
-        config.out,
-        seed=config.seed,
-        withheld=config.withheld,
-        licences=licences,
-        workers=config.workers,
-        run=describe_run(config, **facts),
+    part = _part(config.shard)
+    caps = {"audio": config.max_recordings, "image": config.max_images}
+    choice = Choice(
+        licences=families_of(config.license),
+        caps={modality: cap for modality, cap in caps.items() if cap},
+        quality=config.quality or None,
     )
+    checklist = _checklist(config)
+    tables = _read_sources(config, checklist)
+    with ExitStack() as stack:
+        remote = any((table["file"].is_null() & table["url"].is_not_null()).any() for table in tables)
+        door = (
+            stack.enter_context(_open_door(config.hosts, config.contact)) if remote and not SETTINGS.offline else None
+        )
+        shared = {
+            "choice": choice,
+            "workers": config.workers,
+            "limits": config.limits,
+            "door": door,
+            "seed": config.seed,
+        }
+        if part:
+            n_ok, n_bad = take_in_part(tables, checklist, config.out, part=part, **shared)
+            say(f"{config.out}: part {config.shard}: {n_ok:,} files taken in, {n_bad:,} refused")
+            return EXIT_BAD_ITEMS if n_bad else 0
+        named = [path for path in (config.manifest, *_name_lists(config)) if path and path.is_file()]
+        facts = {"inputs": {str(path): sha256_file(path) for path in named}}
+        report = build_dataset(
+            tables,
+            checklist,
+            config.out,
+            withheld=config.withheld,
+            engine=config.engine,
+            draw=draw_card,
+            run=describe_run(config, **facts),
+            **shared,
+        )
     write_run(config.out, config, **facts)
+    left_out = f", {report.n_left_out:,} over a cap or below the quality" if report.n_left_out else ""
     say(
         f"{config.out}: {report.n_ok:,} files of {report.n_species:,} species ({report.n_withheld:,} withheld), "
-        f"{report.n_quarantined:,} refused"
+        f"{report.n_quarantined:,} refused{left_out}"
     )
     _list_refused(report.refused)
     if SETTINGS.json:
-        reasons = Counter(reason for _, reason, _ in report.refused)
+        reasons = dict(report.refused["reason"].value_counts().iter_rows())
         emit({"dataset": str(config.out), "ok": report.n_ok, "quarantined": report.n_quarantined, "reasons": reasons})
     return EXIT_BAD_ITEMS if report.n_bad_media else 0
 
 
-def run_check(config: Check) -> int:
-    """Print a verdict for every entry, as a table or as JSON lines."""
-    from biovita.log import Progress
-    from biovita.media.check import Verdict, check_files
+def _read_sources(config: Build, checklist: "Checklist") -> "list[pl.DataFrame]":
+    """Read every source, the catalogue of pictures last: for the species that the others have."""
+    import polars as pl
 
-    if not config.paths:
-        raise ConfigError("data check: name at least one file or folder")
-    paths = [entry for path in config.paths for entry in walk(path)]
-    reasons: Counter[str] = Counter()
+    from biovita.sources.kinds import CATALOGUE, parse_source, read_source
 
-    def line(verdict: Verdict) -> str:
-        facts = [
-            f"{verdict.duration_s:.1f} s" if verdict.duration_s is not None else "",
-            f"{verdict.sample_rate_hz} Hz" if verdict.sample_rate_hz else "",
-            f"{verdict.size[0]} x {verdict.size[1]} px" if verdict.size else "",
-            *verdict.flags,
-            verdict.detail,
-        ]
-        shown = ascii(verdict.path)[1:-1] if not verdict.path.isprintable() else verdict.path
-        return f"{verdict.reason or 'ok':<20} {shown}  {', '.join(fact for fact in facts if fact)}".rstrip()
-
-    with Progress("check", len(paths), "files") as bar:
-        for verdict in check_files(paths, workers=config.workers):
-            if SETTINGS.json:
-                emit(verdict.row())
-            else:
-                print(line(verdict).encode(errors="backslashreplace").decode(), flush=True)
-            reasons[verdict.reason or "ok"] += 1
-            bar.advance(bad=not verdict.ok)
-    n_bad = sum(reasons.values()) - reasons["ok"]
-    say(", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common()) or "no files")
-    return EXIT_BAD_ITEMS if n_bad else 0
+    given = [("files", config.manifest)] if config.manifest else []
+    given += [parse_source(text) for text in config.sources]
+    if not given:
+        raise ConfigError("data build: name a table of files (--manifest) or sources (--sources KIND:PATH ...)")
+    tables = []
+    for kind, path in sorted(given, key=lambda source: source[0] == CATALOGUE):
+        wanted = None
+        if kind == CATALOGUE:
+            if not tables:
+                raise ConfigError(f"--sources {CATALOGUE}:{path}: name the source of the recordings too")
+            names = pl.concat(table.select("scientific_name") for table in tables).unique()
+            wanted = set(checklist.decide_all(names)["species"].drop_nulls())
+        reading = read_source(
+            kind,
+            path,
+            licence=config.licence or None,
+            species=wanted,
+            per_species=config.max_images or 200,
+            seed=config.seed,
+        )
+        say(f"{kind} {path}: {len(reading.records):,} records")
+        _say_counts(reading)
+        tables.append(reading.records)
+    return tables
 
 
-def run_verify(config: Verify) -> int:
-    """Verify tables, files and laws; a broken one is an error that names it."""
-    from biovita.data.dataset import Dataset, problems
+def _checklist(config: Build) -> "Checklist":
+    from biovita.taxonomy.checklist import Checklist
+    from biovita.taxonomy.trait_tables import read_traits
 
-    dataset = Dataset.open(config.dataset, verify=True)
-    found = problems(dataset)
-    for problem in found[:N_LISTED]:
-        warn(problem)
-    if found:
-        raise DatasetError(f"{config.dataset}: {len(found)} broken laws, first: {found[0]}; build it again")
-    splits = ", ".join(f"{n:,} {name}" for name, n in sorted(dataset.media["split"].value_counts().iter_rows()))
-    say(f"{config.dataset}: sound; {len(dataset.media):,} files ({splits}), {len(dataset.taxa):,} species")
-    if SETTINGS.json:
-        emit({"dataset": str(config.dataset), "problems": found, "counts": dataset.manifest["counts"]})
-    return 0
-
-
-def run_card(config: Card) -> int:
-    """Write card.md, croissant.json and CREDITS.csv again, and the manifest that pins them."""
-    from biovita.data.build import TABLES
-    from biovita.data.card import write_card
-    from biovita.data.dataset import Dataset
-    from biovita.files import write_manifest
-
-    dataset = Dataset.open(config.dataset, verify=False)
-    write_card(dataset)
-    facts = {key: value for key, value in dataset.manifest.items() if key != "sha256"}
-    write_manifest(config.dataset, TABLES, **facts)
-    say(f"{config.dataset / 'card.md'}: written")
-    return 0
-
-
-def walk(path: Path) -> list[Path]:
-    """List a file, or everything in a folder that is no folder itself.
-
-    Links are listed, not followed; so is a folder that may not be read.
-    """
-    if path.is_symlink() or not path.is_dir():
-        return [path]
-    entries: list[Path] = []
-    unread: list[OSError] = []
-    for folder, folders, names in os.walk(path, onerror=unread.append):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        entries += [Path(folder, name) for name in (*names, *links)]
-    return sorted([*entries, *(Path(error.filename) for error in unread)])
+    checklist = Checklist.open(_name_lists(config))
+    if config.traits:
+        checklist.traits = read_traits(config.traits, checklist).table
+    return checklist
 
 
 def _name_lists(config: Build) -> list[Path]:
     if config.taxa:
         return list(config.taxa)
+    if config.manifest is None:
+        raise ConfigError("--taxa: name a list of species: a backbone, the eBird CSV, any table with the seven ranks")
     beside = config.manifest.parent / "taxa.parquet"
     if not beside.is_file():
         raise ConfigError(f"--taxa: name a list of species; there is no {beside} to take instead")
     return [beside]
 
 
-def _families(text: str) -> list[str] | None:
+def _open_door(hosts: tuple[str, ...], contact: str) -> "Door":
+    from biovita.sources.address import Policy
+    from biovita.sources.budget import Budgets, default_path
+    from biovita.sources.http import Door
+    from biovita.sources.kinds import HOSTS
+
+    return Door(Policy(hosts=(*HOSTS, *hosts)), Budgets(default_path()), contact=contact)
+
+
+def _species_of(path: Path) -> set[str]:
+    from biovita.errors import DatasetError
+    from biovita.tables import read_table
+
+    table = read_table(path)
+    for column in ("species", "scientific_name"):
+        if column in table.columns:
+            return set(table[column].drop_nulls().unique())
+    raise DatasetError(f"{path}: no column species or scientific_name")
+
+
+def families_of(text: str) -> list[str] | None:
+    """Read a comma-separated list of licence families; None if it is empty.
+
+    Raises:
+        ConfigError: one of them is unknown.
+    """
     from biovita.sources.licence import FAMILIES
 
     families = [family.strip().lower() for family in text.split(",") if family.strip()]
@@ -197,11 +268,25 @@ def _families(text: str) -> list[str] | None:
     return families or None
 
 
-def _list_refused(refused: list[tuple[str, str, str]]) -> None:
-    for media_id, reason, detail in refused[:N_LISTED]:
+def _part(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--shard {text}: write i/n, from 1/n to n/n")
+    return int(found[1]), int(found[2])
+
+
+def _say_counts(reading: "Reading") -> None:
+    for what, n in sorted(reading.counts.items()):
+        say(f"  {what}: {n:,}")
+
+
+def _list_refused(refused: "pl.DataFrame") -> None:
+    for media_id, reason, detail in refused.head(N_LISTED).select("media_id", "reason", "detail").iter_rows():
         say(f"  {reason}: {media_id} ({detail})")
     if len(refused) > N_LISTED:
-        rest = Counter(reason for _, reason, _ in refused[N_LISTED:])
+        rest = Counter(refused["reason"][N_LISTED:].to_list())
         say(f"  and {len(refused) - N_LISTED:,} more: {', '.join(f'{n:,} {r}' for r, n in rest.most_common())}")
-    if refused:
+    if len(refused):
         say("  quarantine.parquet has them all")

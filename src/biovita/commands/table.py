@@ -24,12 +24,15 @@ COMMANDS = {
     "demo": _row("demo", "Demo", "run_demo", "The whole of BioVITA on a made-up biosphere, offline, in minutes."),
     "doctor": _row("doctor", "Doctor", "run_doctor", "Say what is installed, what is missing and what to do."),
     "world make": _row("world", "Make", "run_make", "Make a biosphere: photos, calls, names and traits. Made up."),
-    "data build": _row("data", "Build", "run_build", "Build a dataset folder from a table of local files."),
-    "data check": _row("data", "Check", "run_check", "Check files and folders; one verdict for every entry."),
+    "data records": _row("data", "Records", "run_records", "Turn a public source or a dump into a table of records."),
+    "data build": _row("data", "Build", "run_build", "Build a dataset folder from local files or public sources."),
+    "data check": _row("dataset", "Check", "run_check", "Check files and folders; one verdict for every entry."),
     "data verify": _row(
-        "data", "Verify", "run_verify", "Prove a dataset folder: hashes, files, no leak between splits."
+        "dataset", "Verify", "run_verify", "Prove a dataset folder: hashes, files, no leak between splits."
     ),
-    "data card": _row("data", "Card", "run_card", "Write a dataset's card again from its tables."),
+    "data card": _row("dataset", "Card", "run_card", "Write a dataset's card again from its tables."),
+    "data shard": _row("dataset", "Shard", "run_shard", "Write WebDataset tar shards of a dataset."),
+    "data export": _row("dataset", "Export", "run_export", "Write a dataset for Hugging Face, or as Camtrap DP."),
     "train": _row("train", "Train", "run_train", "Run one training stage from a run file."),
     "embed": _row("embed", "Embed", "run_embed", "Turn files or names into vectors, one Parquet file."),
     "bench make": _row("bench", "Make", "run_make", "Build all 36 retrieval scenarios from a dataset folder."),

@@ -1,22 +1,25 @@
-"""Records of local files to a dataset folder.
+"""Records to a dataset folder, top to bottom.
 
-    resolve names -> licence policy -> check files in limited children -> copy by content -> drop exact duplicates
-    -> split -> tables -> card -> manifest, last
+    plan     one row an id -> names -> licences, quality, caps                    (metadata only)
+    take in  fetch or read -> check in limited children -> `media/` by content    (goes on from the ledger)
+    settle   exact and near-duplicates -> splits -> tables -> card -> manifest, last
 
-A record ends as one row of `media.parquet` or of `quarantine.parquet`, never as neither: that is counted and asserted.
-Stopped at any point, the same call goes on: verdicts are in `ledger.sqlite`, copied files are under their final name.
-The tables depend on inputs and seed alone, not on the number of workers or on how often the build was stopped.
+A record ends as one row of `media.parquet` or of `quarantine.parquet`, or is counted as over a cap; never as none or
+two of them: that is asserted for every source. Stopped at any point, the same call goes on: verdicts are in
+`ledger.sqlite`, files are under their final name. The tables depend on inputs and seed alone, not on workers, order,
+engine, or how often the build was stopped.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -24,32 +27,74 @@ from biovita.data.card import write_card
 from biovita.data.dataset import (
     MEDIA_FOLDER,
     MEDIA_SCHEMA,
+    NAMES_SCHEMA,
     QUARANTINE_SCHEMA,
     SCHEMA_VERSION,
     TAXA_SCHEMA,
     Dataset,
     law_breaks,
 )
+from biovita.data.dedupe import NearDuplicates, near_duplicates
+from biovita.data.download import INCOMING, fetch_media
+from biovita.data.groups import merged
+from biovita.data.intake import Check, Facts, take_in_files
 from biovita.data.ledger import Ledger
+from biovita.data.select import dedupe_ids, select
 from biovita.data.split import split
-from biovita.errors import DatasetError, MediaError, TaxonomyError
+from biovita.errors import DatasetError
 from biovita.files import MANIFEST, atomic_path, read_manifest, write_manifest
-from biovita.log import Progress
 from biovita.media.check import Limits, Verdict, check_files, policy
 from biovita.media.reasons import MEDIA_REASONS, REASONS
-from biovita.sources.licence import UNKNOWN, licence_family
-from biovita.sources.record import FILE_SCHEMA, HINT_SCHEMA
+from biovita.sources.http import Door
 from biovita.tables import write_table
-from biovita.taxonomy.checklist import Checklist
+from biovita.taxonomy.checklist import HINTS, Checklist
 from biovita.taxonomy.rank import LEVELS
-from biovita.taxonomy.taxon import Taxon
 
 LEDGER = "ledger.sqlite"
-BLOCK_BYTES = 1 << 20
-TABLES = ["media.parquet", "taxa.parquet", "quarantine.parquet", "card.md", "croissant.json", "CREDITS.csv"]
-FACTS = ("media_id", "sha256", "path", "duration_s", "sample_rate_hz", "n_channels", "width_px", "height_px",
-         "fingerprint")  # what the check adds to a record  # fmt: skip
+CARD_PLOT = "card.png"
+TABLES = ["media.parquet", "taxa.parquet", "quarantine.parquet", "names.parquet", "card.md", "croissant.json",
+          "CREDITS.csv"]  # fmt: skip
 BUILDER_LIMITS = Limits(seconds=60.0)  # long recordings on a busy machine; an upload gets 5 s
+HASHED_ROWS = 100_000  # at a time
+
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What may enter a dataset, by its metadata.
+
+    Attributes:
+        licences: families that may be used (`licence.FAMILIES`); None takes every known licence.
+        caps: most files a species, by modality.
+        quality: the worst grade (A to E) that enters, among records that have one; None takes all.
+    """
+
+    licences: Collection[str] | None = None
+    caps: Mapping[str, int] = field(default_factory=dict)
+    quality: str | None = None
+
+
+ALL = Choice()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the metadata alone decides; every record is in `wanted`, in `refused` or counted in `left_out`.
+
+    Attributes:
+        wanted: records to take in, sorted by media_id, with the `species` and `class` of their name.
+        refused: media_id, reason, detail and `source`.
+        left_out: `n` records by source, species, modality and reason (cap, quality).
+        names: the decision on every distinct name (NAMES_SCHEMA).
+        n_records: by source, all records.
+    """
+
+    wanted: pl.DataFrame
+    refused: pl.DataFrame
+    left_out: pl.DataFrame
+    names: pl.DataFrame
+    n_records: pl.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,265 +102,429 @@ class BuildReport:
     """What a build came to.
 
     Attributes:
-        refused: (media_id, reason, detail) of every refused record, sorted by media_id.
+        refused: QUARANTINE_SCHEMA, sorted.
     """
 
     n_ok: int
-    n_quarantined: int
+    n_left_out: int
     n_species: int
     n_withheld: int
-    refused: list[tuple[str, str, str]]
+    refused: pl.DataFrame
+
+    @property
+    def n_quarantined(self) -> int:
+        """Count the refused records."""
+        return len(self.refused)
 
     @property
     def n_bad_media(self) -> int:
-        """Count the files that were refused for what is in them, rather than for their metadata."""
-        return sum(reason in MEDIA_REASONS for _, reason, _ in self.refused)
+        """Count what was refused for a file that is bad or did not arrive, rather than for its metadata."""
+        return len(self.refused.filter(pl.col("reason").is_in([*MEDIA_REASONS, "download_failed"])))
 
 
 def build_dataset(
-    records: pl.DataFrame,
+    tables: Sequence[pl.DataFrame],
     checklist: Checklist,
     out: Path,
     *,
     seed: int,
     withheld: float,
-    licences: Collection[str] | None = None,
+    choice: Choice = ALL,
     workers: int = 1,
     limits: Limits = BUILDER_LIMITS,
+    door: Door | None = None,
+    engine: Engine = "local",
+    draw: Callable[[Path, Path], None] | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> BuildReport:
-    """Build a dataset folder from records with local files (RECORDS_SCHEMA).
+    """Build a dataset folder from records.
 
     Args:
-        records: one row a file, as `sources.folder.read_manifest_table` gives them.
-        checklist: the accepted names.
+        tables: records (RECORDS_SCHEMA) of each source, the most trusted first.
+        checklist: the accepted names, with traits and common names if it has any.
         out: a new folder, or one that the same build left unfinished or finished.
-        seed: of the splits.
+        seed: of caps and splits.
         withheld: how many species go to test_unseen if 1 or more, else the share of the species.
-        licences: families that may be used (`licence.FAMILIES`); None takes every known licence.
-        workers: processes that check files.
+        choice: what may enter.
+        workers: processes that check files, and threads a host that fetch; the result does not depend on it.
         limits: what a file may be and cost.
+        door: fetches records that have a URL and no file; without one they are refused as `download_failed`.
+        engine: checks files on this machine, or through Ray on a cluster; the result does not depend on it.
+        draw: draws the card's picture from the folder to a path.
         run: facts for the manifest.
 
     Raises:
-        DatasetError: `out` holds something else, nothing usable is left, or too few species can be withheld.
+        DatasetError: `out` holds something else or is in use, nothing usable is left, or too few species can be
+            withheld.
     """
     out = Path(out)
-    records = records.sort("media_id")
-    inputs = _hash_inputs(records, checklist, seed, withheld, licences)
-    _claim(out, inputs)
-    with Ledger(out / LEDGER, policy(limits)) as ledger:
-        refused: dict[str, tuple[str, str]] = {}
-        taxa = _resolve(records, checklist, licences, refused)
-        allowed = records.filter(~pl.col("media_id").is_in(list(refused)))
-        files = _take_in(allowed, out, ledger, workers, limits, refused)
-    media = _media_table(records, taxa, files)
-    if not len(media):
-        raise DatasetError(f"{out}: none of {len(records)} records is usable; reasons: {_count_reasons(refused)}")
-    drawn = split(media, seed=seed, withheld=withheld)
-    media = media.with_columns(pl.col("media_id").replace_strict(drawn.of, return_dtype=pl.String).alias("split"))
-    species = _taxa_table(media, checklist, drawn.withheld)
-    quarantine = pl.DataFrame(
-        [(media_id, *why) for media_id, why in sorted(refused.items())], QUARANTINE_SCHEMA, orient="row"
-    )
-    assert len(records) == len(media) + len(quarantine), "a record was lost or doubled"
-    assert set(quarantine["reason"]) <= set(REASONS), "a reason outside the vocabulary"
-    assert not (broken := law_breaks(media, species)), broken
-    write_table(out / "media.parquet", media, MEDIA_SCHEMA)
-    write_table(out / "taxa.parquet", species, TAXA_SCHEMA)
-    write_table(out / "quarantine.parquet", quarantine, QUARANTINE_SCHEMA)
-    facts = {
-        "schema": SCHEMA_VERSION,
-        "kind": "dataset",
-        "made_up": "world" in set(media["source"]),
-        "seed": seed,
-        "inputs": inputs,
-        "counts": {
-            "records": len(records),
-            "ok": len(media),
-            "quarantined": len(quarantine),
-            "species": len(species),
-            "withheld": len(drawn.withheld),
-            "splits": dict(sorted(media["split"].value_counts().iter_rows())),
-            "modalities": dict(sorted(media["modality"].value_counts().iter_rows())),
-            "reasons": dict(sorted(quarantine["reason"].value_counts().iter_rows())),
-        },
-        "run": dict(run or {}),
-    }
-    write_card(Dataset(out, facts))
-    _collect_garbage(out, set(media["path"]))
-    write_manifest(out, TABLES, **facts)
+    tables = [table.sort("media_id") for table in tables]
+    inputs = _hash_inputs(tables, checklist, seed, withheld, choice)
+    with _claimed(out, inputs):
+        plan = plan_dataset(tables, checklist, choice, seed=seed)
+        with Ledger(out / LEDGER, policy(limits)) as ledger:
+            ledger.gather(sorted(out.glob("ledger-*-of-*.sqlite")))
+            facts = take_in(plan.wanted, out, ledger, workers=workers, limits=limits, door=door, engine=engine)
+        media, refused, near = settle(plan, facts)
+        if not len(media):
+            raise DatasetError(f"{out}: none of {plan.n_records['n'].sum()} records is usable; {_reasons(refused)}")
+        drawn = split(media, seed=seed, withheld=withheld)
+        media = media.with_columns(drawn.of)
+        taxa = write_tables(out, media, plan, refused, checklist, drawn.withheld)
+        counts = _counts(plan, media, refused, taxa, near)
+        finish(
+            Dataset(
+                out,
+                {
+                    "schema": SCHEMA_VERSION,
+                    "kind": "dataset",
+                    "made_up": "world" in counts["sources"],
+                    "seed": seed,
+                    "inputs": inputs,
+                    "counts": counts,
+                    "run": dict(run or {}),
+                },
+            ),
+            draw,
+        )
     return BuildReport(
         n_ok=len(media),
-        n_quarantined=len(quarantine),
-        n_species=len(species),
+        n_left_out=counts["left_out"],
+        n_species=len(taxa),
         n_withheld=len(drawn.withheld),
-        refused=list(quarantine.iter_rows()),
+        refused=refused,
     )
 
 
-def _claim(out: Path, inputs: str) -> None:
+def take_in_part(
+    tables: Sequence[pl.DataFrame],
+    checklist: Checklist,
+    out: Path,
+    *,
+    part: tuple[int, int],
+    seed: int,
+    choice: Choice = ALL,
+    workers: int = 1,
+    limits: Limits = BUILDER_LIMITS,
+    door: Door | None = None,
+) -> tuple[int, int]:
+    """Take in one part of the files, for a queue of batch jobs, and stop before the tables.
+
+    Each part keeps a ledger of its own, so that parts may run at the same time, on machines that share `out`. When all
+    are done `build_dataset` finds every file known.
+
+    Arguments are those of `build_dataset`, and `part`: (i, n) is the i-th of n parts, counted from 1.
+
+    Returns:
+        How many files are usable, and how many are not.
+    """
+    i, n = part
+    out = Path(out)
+    with _locked(out, shared=True):
+        plan = plan_dataset([table.sort("media_id") for table in tables], checklist, choice, seed=seed)
+        entries = plan.wanted.select(pl.coalesce("file", "url", pl.lit(""))).to_series()
+        mine = [int.from_bytes(hashlib.sha256(entry.encode()).digest()[:8]) % n == i - 1 for entry in entries]
+        with Ledger(out / f"ledger-{i}-of-{n}.sqlite", policy(limits)) as ledger:
+            wanted = plan.wanted.filter(pl.Series(mine, dtype=pl.Boolean))
+            facts = take_in(wanted, out, ledger, workers=workers, limits=limits, door=door)
+    n_bad = len(facts.filter(pl.col("reason").is_not_null()))
+    return len(facts) - n_bad, n_bad
+
+
+def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: Choice, *, seed: int) -> Plan:
+    """Decide by the metadata alone which records to take in, and refuse the others with a reason.
+
+    Args:
+        tables: records (RECORDS_SCHEMA) of each source, the most trusted first, each sorted by media_id.
+        checklist: the accepted names.
+        choice: what may enter.
+        seed: of the caps.
+    """
+    n_records = pl.concat(table["source"] for table in tables).value_counts(name="n")
+    records, twice = dedupe_ids(tables)
+    if len(tables) > 1:
+        records = records.sort("media_id")
+    outside = pl.col("file").is_null() & pl.col("given_path").is_not_null()
+    unsafe = _refusals(records.filter(outside), "unsafe_name", pl.format("{}: leaves its folder", "given_path"))
+    records, names = _resolve(records.filter(~outside), checklist)
+    unknown = records.filter(pl.col("species").is_null())
+    unnamed = select(unknown, caps={}, licences=choice.licences, quality=None, seed=seed)
+    chosen = select(
+        records.filter(pl.col("species").is_not_null()),
+        caps=choice.caps,
+        licences=choice.licences,
+        quality=choice.quality,
+        seed=seed,
+    )
+    return Plan(
+        wanted=chosen.kept.drop("name_reason"),
+        refused=pl.concat(
+            [
+                twice,
+                unsafe,
+                unnamed.refused,
+                chosen.refused,
+                _refusals(unnamed.kept, "name_unresolved", pl.col("name_reason")),
+            ]
+        ),
+        left_out=chosen.left_out,
+        names=names,
+        n_records=n_records,
+    )
+
+
+def _resolve(records: pl.DataFrame, checklist: Checklist) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Find the species of every name: records with `species`, `class` and `name_reason`, without hints; and the log."""
+    hints = [name for name in HINTS if records[name].null_count() < len(records)]
+    names = checklist.decide_all(records.select("scientific_name", *HINTS).unique())
+    keys = ["scientific_name", *hints]
+    decided = names.select(*keys, "species", "class", pl.col("reason").alias("name_reason"))
+    named = records.join(decided, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    return named.drop(name for name in HINTS if name != "given_common_name"), names
+
+
+def take_in(
+    wanted: pl.DataFrame,
+    out: Path,
+    ledger: Ledger,
+    *,
+    workers: int,
+    limits: Limits,
+    door: Door | None = None,
+    engine: Engine = "local",
+) -> pl.DataFrame:
+    """Read or fetch what the records name, check it and store it; return FACT_SCHEMA, one row a path or URL."""
+    check: Check = partial(check_files, workers=workers, limits=limits)
+    files = [Path(file) for file in wanted["file"].drop_nulls().unique().sort()]
+    many = check
+    if engine == "ray":
+        from biovita.data.scale import check_on_ray  # noqa: PLC0415 - an extra, and takes seconds to load
+
+        many = partial(check_on_ray, out=out, limits=limits, workers=workers)
+    facts = Facts()
+    take_in_files(files, out, ledger, many, facts)
+    remote = wanted.filter(pl.col("file").is_null()).select("url", "modality").drop_nulls().unique("url").sort("url")
+    if len(remote) and door is None:
+        for url in remote["url"]:
+            facts.add(url, Verdict(path=url, verdict="reject", reason="download_failed", detail="offline"))
+    elif len(remote) and door is not None:
+        fetch_media(dict(remote.iter_rows()), out, ledger, door, found=facts.add, check=check, workers=workers)
+    return facts.table()
+
+
+def settle(plan: Plan, facts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, NearDuplicates]:
+    """Join records with what their files are, refuse bad files and exact copies, and find near-duplicates.
+
+    Returns:
+        Usable rows sorted by media_id, with `group` (what must share a split) and without `split`; all refusals; the
+        near-duplicates.
+    """
+    entry = pl.coalesce("file", "url").alias("entry")
+    shown = pl.coalesce("given_path", "url", pl.lit("no file and no URL")).alias("shown")
+    no_entry = pl.when(pl.col("entry").is_null()).then(pl.lit("download_failed"))
+    said = facts.select("entry", "reason", "detail", "found", "sha256")
+    looked = plan.wanted.select("media_id", "modality", "scientific_name", entry, shown)
+    looked = looked.join(said, on="entry", how="left", maintain_order="left").with_columns(
+        no_entry.otherwise("reason").alias("reason"), pl.col("detail").fill_null("nothing to take in")
+    )
+    bad = looked.filter(pl.col("reason").is_not_null())
+    good = looked.filter(pl.col("reason").is_null())
+    other = good.filter(pl.col("found") != pl.col("modality"))
+    good = good.filter(pl.col("found") == pl.col("modality"))
+    first = pl.col("media_id", "scientific_name").first().over("sha256").name.prefix("first_")  # sorted by media_id
+    copies = good.filter(pl.col("sha256").is_duplicated()).with_columns(first)
+    copies = copies.filter(pl.col("media_id") != pl.col("first_media_id"))
+    differs = pl.when(pl.col("scientific_name").ne_missing(pl.col("first_scientific_name")))
+    called = differs.then(pl.format(", which is called {}", "first_scientific_name")).otherwise(pl.lit(""))
+    refused = pl.concat(
+        [
+            plan.refused,
+            _refusals(bad, pl.col("reason"), pl.format("{}: {}", "shown", "detail")),
+            _refusals(other, "wrong_modality", pl.format("{}: {} where {} should be", "shown", "found", "modality")),
+            _refusals(copies, "duplicate", pl.format("{}: same bytes as {}{}", "shown", "first_media_id", called)),
+        ]
+    )
+    usable = good.join(copies, on="media_id", how="anti", maintain_order="left").select("media_id", "entry")
+    media = (
+        usable.join(plan.wanted.drop("file", "given_path"), on="media_id", how="left", maintain_order="left")
+        .join(facts.drop("reason", "detail", "found"), on="entry", how="left", maintain_order="left")
+        .drop("entry")
+    )
+    near = near_duplicates(media)
+    cluster = media.join(near.clusters, on="media_id", how="left", maintain_order="left")["cluster"]
+    known = media.select(
+        pl.coalesce("individual", "media_id").alias("group"),
+        pl.coalesce("given_individual", "individual").alias("other"),
+    )
+    group = merged(known["group"], known["other"], cluster)
+    return media.with_columns(group), refused.sort("media_id", "reason", "detail"), near
+
+
+def write_tables(
+    out: Path, media: pl.DataFrame, plan: Plan, refused: pl.DataFrame, checklist: Checklist, withheld: Collection[str]
+) -> pl.DataFrame:
+    """Write the four tables of a dataset, and return the one of its taxa.
+
+    Args:
+        out: the dataset folder.
+        media: usable rows with `split`, sorted by media_id.
+        plan: whose names are kept.
+        refused: QUARANTINE_SCHEMA.
+        checklist: for lineages, traits and common names.
+        withheld: the species of test_unseen.
+    """
+    taxa = _taxa_table(media, plan.names, checklist, withheld)
+    assert set(refused["reason"].unique()) <= set(REASONS), "a reason outside the vocabulary"
+    assert not (broken := law_breaks(media, taxa)), broken
+    lineages = taxa.select(*LEVELS)
+    whole = media.drop("class").join(lineages, on="species", how="left", maintain_order="left")
+    write_table(out / "media.parquet", whole, MEDIA_SCHEMA)
+    write_table(out / "taxa.parquet", taxa, TAXA_SCHEMA)
+    write_table(out / "quarantine.parquet", refused, QUARANTINE_SCHEMA)
+    write_table(out / "names.parquet", plan.names, NAMES_SCHEMA)
+    return taxa
+
+
+def _taxa_table(
+    media: pl.DataFrame, names: pl.DataFrame, checklist: Checklist, withheld: Collection[str]
+) -> pl.DataFrame:
+    """One row a species that has a file: lineage, names, traits."""
+    present = media.select("species").unique()
+    species = names.select(LEVELS).drop_nulls("species").unique("species").join(present, on="species", how="semi")
+    # a species that no list gives an English name takes the one that its records give most often
+    given = (
+        media.select("species", "given_common_name")
+        .filter(pl.col("given_common_name").str.len_chars() > 0)
+        .group_by("species", "given_common_name")
+        .len()
+        .sort(["species", "len", "given_common_name"], descending=[False, True, False])
+        .unique("species", keep="first")
+    )
+    own = pl.when(pl.col("common_name") != "").then(pl.col("common_name"))
+    species = species.join(given, on="species", how="left").with_columns(
+        pl.coalesce(own, "given_common_name", pl.lit("")).alias("common_name"),
+        pl.col("species").is_in(list(withheld)).alias("withheld"),
+    )
+    for more in (checklist.traits, _spoken_names(checklist)):
+        if more is not None:
+            species = species.join(more, on="species", how="left")
+    missing = [pl.lit(None, dtype).alias(name) for name, dtype in TAXA_SCHEMA.items() if name not in species.columns]
+    return species.with_columns(missing).sort("species")
+
+
+def _spoken_names(checklist: Checklist) -> pl.DataFrame | None:
+    """Gather the common names of a species as JSON text, `{"de": "Amsel", "en": ...}`."""
+    if checklist.common_names is None:
+        return None
+    rows: dict[str, dict[str, str]] = {}
+    for species, language, name in checklist.common_names.select("species", "language", "name").iter_rows():
+        rows.setdefault(species, {})[language] = name
+    texts = [(species, json.dumps(names, sort_keys=True, ensure_ascii=False)) for species, names in rows.items()]
+    return pl.DataFrame(texts, {"species": pl.String, "common_names": pl.String}, orient="row")
+
+
+def finish(dataset: Dataset, draw: Callable[[Path, Path], None] | None) -> None:
+    """Write the card, remove what nobody names, and write the manifest, last."""
+    folder = dataset.folder
+    write_card(dataset)
+    tables = list(TABLES)
+    if draw is not None:
+        with atomic_path(folder / CARD_PLOT) as part:
+            draw(folder, part)
+        tables.append(CARD_PLOT)
+    named = set(pl.read_parquet(folder / "media.parquet", columns=["path"])["path"])
+    for path in sorted((folder / MEDIA_FOLDER).rglob("*"), reverse=True):
+        if path.is_dir():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        elif os.fspath(path.relative_to(folder)) not in named:
+            path.unlink()
+    for stale in folder.glob(".*.part"):  # of a build that was killed
+        stale.unlink()
+    write_manifest(folder, tables, **dataset.manifest)
+
+
+def _counts(
+    plan: Plan, media: pl.DataFrame, refused: pl.DataFrame, taxa: pl.DataFrame, near: NearDuplicates
+) -> dict[str, Any]:
+    """Count everything; no record may be lost or doubled on the way."""
+    n_records, n_left_out = int(plan.n_records["n"].sum()), int(plan.left_out["n"].sum())
+    assert n_records == len(media) + len(refused) + n_left_out, "a record was lost or doubled"
+
+    def by(table: pl.DataFrame, column: str) -> dict[str, int]:
+        return dict(sorted(table[column].value_counts().iter_rows()))
+
+    used = by(media, "source")
+    return {
+        "records": n_records,
+        "ok": len(media),
+        "quarantined": len(refused),
+        "left_out": n_left_out,
+        "left_out_by_reason": dict(plan.left_out.group_by("reason").agg(pl.col("n").sum()).sort("reason").iter_rows()),
+        "species": len(taxa),
+        "withheld": int(taxa["withheld"].sum()),
+        "near_duplicates": len(near.clusters),
+        "groups": near.clusters["cluster"].n_unique(),
+        "fingerprints": near.counts,
+        "splits": by(media, "split"),
+        "modalities": by(media, "modality"),
+        "reasons": by(refused, "reason"),
+        "names": by(plan.names, "how"),
+        "sources": {name: {"records": n, "ok": used.get(name, 0)} for name, n in sorted(plan.n_records.iter_rows())},
+    }
+
+
+@contextmanager
+def _claimed(out: Path, inputs: str) -> Iterator[None]:
     """Take a folder that is new, unfinished, or finished from the same inputs, and mark it as unfinished."""
-    if out.exists() and not (out / LEDGER).is_file() and (not out.is_dir() or any(out.iterdir())):
+    ours = (LEDGER, INCOMING, *(path.name for path in out.glob("ledger-*-of-*.sqlite")))
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not any((out / name).exists() for name in ours))):
         raise DatasetError(f"{out}: not empty and not a dataset of ours; choose another folder")
     if (out / MANIFEST).is_file() and read_manifest(out).get("inputs") != inputs:
         raise DatasetError(
             f"{out}: holds a dataset of other inputs, seed or settings; choose another folder or delete it"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)
+    with _locked(out):
+        (out / MANIFEST).unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _locked(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a dataset folder against other builds; parts of one build share it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise DatasetError(f"{out}: {error.strerror}; choose another folder") from error
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DatasetError(f"{out}: another build is at work here; wait for it") from None
+    finally:
+        os.close(handle)
 
 
 def _hash_inputs(
-    records: pl.DataFrame, checklist: Checklist, seed: int, withheld: float, licences: Collection[str] | None
+    tables: Sequence[pl.DataFrame], checklist: Checklist, seed: int, withheld: float, choice: Choice
 ) -> str:
     """Hash what the tables depend on, besides the content of the files, which the ledger watches."""
-    digest = hashlib.sha256(json.dumps([seed, withheld, sorted(licences) if licences else None]).encode())
-    for table in (records, checklist.table()):
-        digest.update(table.write_csv().encode())
+    licences = sorted(choice.licences) if choice.licences else None
+    given = [seed, withheld, licences, sorted(choice.caps.items()), choice.quality]
+    digest = hashlib.sha256(json.dumps(given).encode())
+    spoken = [] if checklist.common_names is None else [checklist.common_names]
+    for table in (*tables, checklist.table(), *spoken):
+        for rows in table.iter_slices(HASHED_ROWS):
+            digest.update(rows.write_csv().encode())
     return digest.hexdigest()
 
 
-def _resolve(
-    records: pl.DataFrame,
-    checklist: Checklist,
-    licences: Collection[str] | None,
-    refused: dict[str, tuple[str, str]],
-) -> dict[str, Taxon]:
-    """Find the species of every name, and refuse records by name, licence or unsafe path."""
-    taxa: dict[str, Taxon] = {}
-    unresolved: dict[str | None, str] = {}
-    for name in records["scientific_name"].unique():
-        try:
-            taxa[name] = checklist.resolve(name or "")
-        except TaxonomyError as error:
-            unresolved[name] = str(error)
-    columns = records.select("media_id", "scientific_name", "licence", "given_path", "file")
-    for media_id, name, licence, given_path, file in columns.iter_rows():
-        if file is None:
-            refused[media_id] = ("unsafe_name", f"{given_path}: leaves the folder of its table")
-        elif licence == UNKNOWN or (licences is not None and licence_family(licence) not in licences):
-            refused[media_id] = ("licence_refused", f"licence {licence}")
-        elif name in unresolved:
-            refused[media_id] = ("name_unresolved", unresolved[name])
-    return taxa
+def _refusals(rows: pl.DataFrame, reason: str | pl.Expr, detail: pl.Expr) -> pl.DataFrame:
+    why = pl.lit(reason) if isinstance(reason, str) else reason
+    return rows.select("media_id", why.alias("reason"), detail.alias("detail"))
 
 
-def _take_in(
-    records: pl.DataFrame, out: Path, ledger: Ledger, workers: int, limits: Limits, refused: dict[str, tuple[str, str]]
-) -> dict[str, Verdict]:
-    """Check every file and copy the good ones; return verdicts by media_id, refusals go to `refused`."""
-    paths = [Path(file) for file in records["file"].unique(maintain_order=True)]
-    verdicts = {path: known for path in paths if (known := ledger.find(path))}
-    n_known = len(verdicts)
-    with Progress("check", len(paths), "files") as bar:
-        for path in list(verdicts):
-            verdicts[path] = _copy(path, verdicts[path], out)
-            bar.advance(bad=not verdicts[path].ok, note=f"{n_known:,} known from before" if n_known else None)
-        unknown = [path for path in paths if path not in verdicts]
-        for path, verdict in zip(unknown, check_files(unknown, workers=workers, limits=limits), strict=True):
-            verdicts[path] = _copy(path, verdict, out)
-            ledger.keep(path, verdicts[path])
-            bar.advance(bad=not verdicts[path].ok)
-    good: dict[str, Verdict] = {}
-    owner: dict[str, tuple[str, str]] = {}
-    columns = records.select("media_id", "modality", "scientific_name", "given_path", "file")
-    for media_id, modality, name, given_path, file in columns.iter_rows():
-        verdict = verdicts[Path(file)].expecting(modality)
-        if not verdict.ok:
-            refused[media_id] = (verdict.reason or "", f"{given_path}: {verdict.detail}")
-            continue
-        first, first_name = owner.setdefault(verdict.sha256 or "", (media_id, name))
-        if first != media_id:
-            other = "" if first_name == name else f", which is called {first_name}"
-            refused[media_id] = ("duplicate", f"{given_path}: same bytes as {first}{other}")
-        else:
-            good[media_id] = verdict
-    return good
-
-
-def media_path(verdict: Verdict) -> str:
-    """Name a file by its content, relative to the dataset folder."""
-    return f"{MEDIA_FOLDER}/{(verdict.sha256 or '')[:2]}/{verdict.sha256}{verdict.suffix}"
-
-
-def _copy(path: Path, verdict: Verdict, out: Path) -> Verdict:
-    """Copy a checked file under its content's name, unless it is there; what is copied is what was checked."""
-    if not verdict.ok:
-        return verdict
-    target = out / media_path(verdict)
-    if target.is_file():
-        return verdict
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as source, atomic_path(target) as part:
-            with part.open("wb") as copy:
-                while block := source.read(BLOCK_BYTES):
-                    digest.update(block)
-                    copy.write(block)
-            if digest.hexdigest() != verdict.sha256:
-                raise MediaError("unreadable", "it changed between the check and the copy")
-    except MediaError as error:
-        return Verdict(path=verdict.path, verdict="reject", reason=error.reason, detail=error.detail)
-    except OSError as error:
-        raise DatasetError(f"{target}: {error.strerror}; mend that and run the same command again") from error
-    return verdict
-
-
-def _media_table(records: pl.DataFrame, taxa: Mapping[str, Taxon], files: Mapping[str, Verdict]) -> pl.DataFrame:
-    """Join records, lineages and what the files are; without `split`, and with `group` for it."""
-    lineage = pl.DataFrame(
-        [{"scientific_name": name, **taxon.row()} for name, taxon in taxa.items()],
-        dict.fromkeys(("scientific_name", *LEVELS), pl.String),
-    )
-    facts = pl.DataFrame(
-        [
-            (media_id, v.sha256, media_path(v), v.duration_s, v.sample_rate_hz, v.n_channels, *(v.size or (None, None)),
-             v.fingerprint)
-            for media_id, v in files.items()
-        ],
-        {name: MEDIA_SCHEMA[name] for name in FACTS},
-        orient="row",
-    )  # fmt: skip
-    table = records.join(lineage, on="scientific_name").join(facts, on="media_id")
-    # a list of names without common names leaves the one that the records give most often
-    given = (
-        table.filter(pl.col("given_common_name").str.len_chars() > 0)
-        .group_by("species", "given_common_name")
-        .len()
-        .sort(["species", "len", "given_common_name"], descending=[False, True, False])
-        .unique("species", keep="first")
-        .select("species", "given_common_name")
-    )
-    own_name = pl.when(pl.col("common_name") != "").then(pl.col("common_name"))
-    return (
-        table.drop(FILE_SCHEMA, HINT_SCHEMA)
-        .join(given, on="species", how="left")
-        .with_columns(pl.coalesce(own_name, "given_common_name", pl.lit("")).alias("common_name"))
-        .with_columns(pl.coalesce("individual", "media_id").alias("group"))
-        .sort("media_id")
-    )
-
-
-def _taxa_table(media: pl.DataFrame, checklist: Checklist, withheld: list[str]) -> pl.DataFrame:
-    ranks = [name for name in TAXA_SCHEMA if name in media.columns]
-    species = media.select(ranks).unique("species").sort("species")
-    species = species.with_columns(pl.col("species").is_in(withheld).alias("withheld"))
-    if checklist.traits is not None:
-        species = species.join(checklist.traits, on="species", how="left", maintain_order="left")
-    missing = [pl.lit(None, dtype).alias(name) for name, dtype in TAXA_SCHEMA.items() if name not in species.columns]
-    return species.with_columns(missing)
-
-
-def _collect_garbage(out: Path, named: Collection[str]) -> None:
-    """Remove media that no row names: what an interrupted or an earlier state of this build left."""
-    for path in sorted((out / MEDIA_FOLDER).rglob("*"), reverse=True):
-        if path.is_dir():
-            with suppress(OSError):  # not empty
-                path.rmdir()
-        elif os.fspath(path.relative_to(out)) not in named:
-            path.unlink()
-
-
-def _count_reasons(refused: Mapping[str, tuple[str, str]]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in Counter(reason for reason, _ in refused.values()).most_common())
+def _reasons(refused: pl.DataFrame) -> str:
+    counts = refused["reason"].value_counts(sort=True).iter_rows()
+    return "reasons: " + ", ".join(f"{n} {reason}" for reason, n in counts)

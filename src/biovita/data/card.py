@@ -1,34 +1,46 @@
 """The data card: for people (card.md), for machines (croissant.json), and the credit of every file (CREDITS.csv).
 
-All three are functions of the tables, so they can be written again at any time and come out the same.
+All three are functions of the tables, so they can be written again at any time and come out the same. They read only
+the columns that they count, and the credits are streamed, so that millions of rows take seconds. `card.png`, which
+card.md shows, is drawn by biovita.report.card_plots.
 """
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import polars as pl
 
-from biovita.data.dataset import MEDIA_FOLDER, MEDIA_SCHEMA, TAXA_SCHEMA, Dataset
+from biovita.data.dataset import MEDIA_FOLDER, MEDIA_SCHEMA, QUARANTINE_SCHEMA, TAXA_SCHEMA, Dataset
 from biovita.data.split import SPLITS
-from biovita.files import sha256_file, write_json, write_text
-from biovita.sources.licence import PUBLIC_DOMAIN
-from biovita.taxonomy.traits import TRAITS
+from biovita.files import atomic_path, sha256_file, write_json, write_text
+from biovita.sources.licence import CC0, PUBLIC_DOMAIN, licence_family
+from biovita.taxonomy.traits import TRAIT_GROUPS, TRAITS
 
 CREDIT_COLUMNS = ("media_id", "path", "modality", "species", "rights_holder", "licence", "source", "url", "page_url")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run such a cell
+COUNTED: Final = (
+    *("modality", "source", "licence", "rights_holder", "recorded_at", "latitude_deg", "individual", "split", "class"),
+    *("species", "duration_s", "sample_rate_hz", "width_px", "height_px"),
+)
+N_LISTED: Final = 12  # lines of a table whose values are open; the rest is summed
+LENGTHS_S: Final = (0, 1, 3, 10, 30, 60, 300, 7201)
+SIDES_PX: Final = (0, 64, 224, 512, 1024, 2048, 4096, 30_001)
 
 
 def write_card(dataset: Dataset) -> None:
-    """Write the three files of the card from a dataset's tables."""
-    write_text(dataset.folder / "card.md", card_markdown(dataset))
-    write_json(dataset.folder / "croissant.json", croissant(dataset))
-    write_text(dataset.folder / "CREDITS.csv", credits_csv(dataset.media))
+    """Write the three files of the card from a dataset's tables, which lie in its folder."""
+    media = pl.read_parquet(dataset.folder / "media.parquet", columns=list(COUNTED))
+    write_text(dataset.folder / "card.md", card_markdown(dataset, media))
+    write_json(dataset.folder / "croissant.json", croissant(dataset, media))
+    write_credits(pl.scan_parquet(dataset.folder / "media.parquet"), dataset.folder / "CREDITS.csv")
 
 
-def credits_csv(media: pl.DataFrame) -> str:
+def write_credits(media: pl.LazyFrame, path: Path) -> None:
     """Attribute every file: who holds it, under which licence, where it comes from; formulas are defused by a quote."""
-    return media.select(defused(pl.col(name)) for name in CREDIT_COLUMNS).write_csv()
+    with atomic_path(path) as part:
+        media.select(defused(pl.col(name)) for name in CREDIT_COLUMNS).sink_csv(part)
 
 
 def defused(column: pl.Expr) -> pl.Expr:
@@ -37,59 +49,66 @@ def defused(column: pl.Expr) -> pl.Expr:
     return pl.when(runs).then(pl.format("'{}", column)).otherwise(column).name.keep()
 
 
-def card_markdown(dataset: Dataset) -> str:
-    """Compose the card for people: counts, licences, refusals, gaps."""
-    media, taxa, counts = dataset.media, dataset.taxa, dataset.manifest["counts"]
+def card_markdown(dataset: Dataset, media: pl.DataFrame) -> str:
+    """Compose the card for people: counts, distributions, licences, refusals, gaps.
+
+    Args:
+        dataset: its manifest, taxa and quarantine are read.
+        media: the columns COUNTED of its media table.
+    """
+    taxa, counts = dataset.taxa, dataset.manifest["counts"]
     audio, image = (media.filter(pl.col("modality") == name) for name in ("audio", "image"))
     hours = audio["duration_s"].sum() / 3600
-    lines = [f"# Data card: {dataset.folder.resolve().name}", ""]
+    name = dataset.folder.resolve().name
+    lines = [f"# Data card: {name}", ""]
     if dataset.manifest["made_up"]:
         lines += ["**Made up: every species, sound and picture here comes from a generator. This is not biology.**", ""]
     lines += [
         f"{len(media):,} files of {len(taxa):,} species: {len(audio):,} recordings ({hours:,.2f} h) and {len(image):,} "
         f"pictures. {counts['quarantined']:,} of {counts['records']:,} records were refused.",
         "",
+        f"![{name} in pictures: species, files, lengths, licences, refusals, traits, places](card.png)",
+        "",
         "## Splits",
         *_table(
             ("split", "recordings", "pictures", "species"),
-            (
-                (
-                    name,
-                    len(audio.filter(pl.col("split") == name)),
-                    len(image.filter(pl.col("split") == name)),
-                    media.filter(pl.col("split") == name)["species"].n_unique(),
-                )
-                for name in SPLITS
-            ),
+            sorted(_by(media, "split"), key=lambda row: SPLITS.index(row[0])),
         ),
         f"Drawn with seed {dataset.manifest['seed']}. The {counts['withheld']:,} species of test_unseen are in no "
-        "other split. No file and no individual is in two splits.",
+        f"other split. No file{', no near-duplicate' if 'near_duplicates' in counts else ''} and no individual is in "
+        "two splits.",
         "",
         "## Classes",
-        *_table(
-            ("class", "species", "recordings", "pictures"),
-            media.group_by("class")
-            .agg(
-                pl.col("species").n_unique(),
-                (pl.col("modality") == "audio").sum().alias("audio"),
-                (pl.col("modality") == "image").sum().alias("image"),
-            )
-            .sort("class")
-            .iter_rows(),
-        ),
+        *_table(("class", "recordings", "hours", "pictures", "species", "with both"), _classes(media)),
         "## Licences",
-        *_table(("licence", "files"), _counted(media, "licence")),
+        *_table(("licence", "recordings", "pictures", "species"), _largest(_by(media, "licence"))),
+        _conditions(media),
         "CREDITS.csv names the holder and the origin of every file.",
         "",
         "## Sources",
-        *_table(("source", "files"), _counted(media, "source")),
+        *_table(("source", "recordings", "pictures", "species"), _largest(_by(media, "source"))),
+        "## Files a species",
+        *_table(("kind", "species", "fewest", "lower quarter", "median", "upper quarter", "most"), _spread(media)),
         "## Recordings",
-        *_table(("seconds", "recordings"), _lengths(audio)),
+        *_table(("seconds", "recordings"), _binned(audio["duration_s"], LENGTHS_S)),
         *_table(("sample rate", "recordings"), _counted(audio, "sample_rate_hz")),
+        "## Pictures",
+        *_table(("shorter side, px", "pictures"), _binned(image.select(_side()).to_series(), SIDES_PX)),
+        "## Places and times",
+        *_places(media),
+        "",
+        "## Traits",
+        "Share of the labels that are known, by class and group of labels.",
+        "",
+        *_table(("class", "species", *(group.replace("_", " ") for group in TRAIT_GROUPS), "all"), _trait_rows(taxa)),
+        "## Near-duplicates",
+        *_near_duplicates(counts),
+        "",
         "## Refused",
         *_table(("reason", "records"), _counted(dataset.quarantine, "reason")),
         "quarantine.parquet holds one row for each, with what was seen.",
         "",
+        *_names_refused(dataset.quarantine),
         "## Known gaps",
         *(f"- {gap}" for gap in _gaps(media, taxa)),
         "",
@@ -97,10 +116,16 @@ def card_markdown(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def croissant(dataset: Dataset) -> dict[str, Any]:
-    """Describe the dataset as Croissant 1.0 (JSON-LD): the tables with their hashes, the media, every column."""
-    media = dataset.media
-    tables = {"media.parquet": MEDIA_SCHEMA, "taxa.parquet": TAXA_SCHEMA}
+def croissant(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
+    """Describe the dataset as Croissant 1.0 (JSON-LD): the tables with their hashes, the media, every column.
+
+    `datePublished` is left out, since a build has none: add it where the dataset is published.
+
+    Args:
+        dataset: its tables are hashed.
+        media: the columns COUNTED of its media table.
+    """
+    tables = {"media.parquet": MEDIA_SCHEMA, "taxa.parquet": TAXA_SCHEMA, "quarantine.parquet": QUARANTINE_SCHEMA}
     return {
         "@context": CROISSANT_CONTEXT,
         "@type": "sc:Dataset",
@@ -109,7 +134,10 @@ def croissant(dataset: Dataset) -> dict[str, Any]:
         "description": f"{len(media):,} sounds and pictures of {len(dataset.taxa):,} species with their lineage, for "
         "contrastive training and retrieval."
         + (" Made up by a generator; not biology." if dataset.manifest["made_up"] else ""),
-        "license": [_licence_url(licence) for licence in media["licence"].unique().sort()],
+        "version": f"{dataset.manifest['schema']}.0.0",
+        "citeAs": "Credit each source and rights holder as CREDITS.csv names them.",
+        "license": [licence_url(licence) for licence in media["licence"].unique().sort()],
+        **_responsibility(dataset, media),
         "distribution": [
             *(
                 {
@@ -126,29 +154,173 @@ def croissant(dataset: Dataset) -> dict[str, Any]:
                 "@type": "cr:FileSet",
                 "@id": "media-files",
                 "name": "media-files",
+                "description": "Sounds and pictures; `media/path` names each, `media/sha256` proves it.",
                 "encodingFormat": ["audio/*", "image/*"],
                 "includes": f"{MEDIA_FOLDER}/*/*",
             },
         ],
-        "recordSet": [
+        "recordSet": [_record_set(name, schema) for name, schema in tables.items()],
+    }
+
+
+KEYS: Final = {"media": "media_id", "taxa": "species", "quarantine": "media_id"}
+
+
+def _record_set(name: str, schema: dict[str, pl.DataType]) -> dict[str, Any]:
+    table = name.removesuffix(".parquet")
+    return {
+        "@type": "cr:RecordSet",
+        "@id": table,
+        "name": table,
+        "key": {"@id": f"{table}/{KEYS[table]}"},
+        "field": [
             {
-                "@type": "cr:RecordSet",
-                "@id": name.removesuffix(".parquet"),
-                "name": name.removesuffix(".parquet"),
-                "field": [
-                    {
-                        "@type": "cr:Field",
-                        "@id": f"{name.removesuffix('.parquet')}/{column}",
-                        "name": column,
-                        "dataType": _croissant_type(dtype),
-                        "source": {"fileObject": {"@id": name}, "extract": {"column": column}},
-                    }
-                    for column, dtype in schema.items()
-                ],
+                "@type": "cr:Field",
+                "@id": f"{table}/{column}",
+                "name": column,
+                "dataType": _croissant_type(dtype),
+                "source": {"fileObject": {"@id": name}, "extract": {"column": column}},
             }
-            for name, schema in tables.items()
+            for column, dtype in schema.items()
         ],
     }
+
+
+def _responsibility(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
+    """State what the responsible-AI extension of Croissant asks and the tables can answer."""
+    made_up, years = dataset.manifest["made_up"], media["recorded_at"].dt.year()
+    collected = (
+        "Drawn by a generator." if made_up else f"Public sources: {', '.join(sorted(media['source'].unique()))}."
+    )
+    known = years.null_count() < len(years)
+    frame = {"rai:dataCollectionTimeFrame": [f"{years.min()}-01-01", f"{years.max()}-12-31"]} if known else {}
+    return {
+        "rai:dataCollection": f"{collected} Each medium keeps its source, page, licence and holder.",
+        "rai:dataCollectionType": ["Synthetic data" if made_up else "Secondary data analysis"],
+        "rai:dataCollectionMissingData": " ".join(_gaps(media, dataset.taxa)),
+        **frame,
+        "rai:dataPreprocessingProtocol": [
+            "Names are resolved to accepted species; a name that cannot be is refused with the reason.",
+            "Every file is decoded in a limited process before it is taken; the originals are kept as they came.",
+        ],
+        "rai:dataBiases": _biases(media),
+        "rai:dataUseCases": ["Training and evaluation of models that relate the sound, picture and name of animals."],
+        "rai:dataLimitations": ["Species are those that the sources state; they were not identified again."],
+        "rai:personalSensitiveInformation": [
+            "Names of rights holders, because licences ask for credit; places and times of observations, as precise as "
+            "the source publishes them. Recordings may hold voices."
+        ]
+        if not made_up
+        else ["None: holders and places are made up."],
+    }
+
+
+def _biases(media: pl.DataFrame) -> list[str]:
+    by_class = media["class"].value_counts().sort(["count", "class"], descending=[True, False])
+    per_species = media["species"].value_counts()["count"].sort(descending=True)
+    top = per_species.head(max(1, len(per_species) // 10)).sum()
+    return [
+        f"{by_class['class'][0]} hold {by_class['count'][0] / len(media):.0%} of the files.",
+        f"The tenth of the species with the most files holds {top / len(media):.0%} of them.",
+    ]
+
+
+def _by(media: pl.DataFrame, column: str) -> list[tuple[Any, ...]]:
+    """Count recordings, pictures and species by a column."""
+    return list(
+        media.group_by(column)
+        .agg(_n("audio"), _n("image"), pl.col("species").n_unique())
+        .sort(column, nulls_last=True)
+        .iter_rows()
+    )
+
+
+def _n(modality: str) -> pl.Expr:
+    return (pl.col("modality") == modality).sum().alias(modality)
+
+
+def _classes(media: pl.DataFrame) -> list[tuple[Any, ...]]:
+    both = (
+        media.group_by("class", "species")
+        .agg((pl.col("modality").n_unique() == 2).alias("both"))
+        .group_by("class")
+        .agg(pl.len().alias("species"), pl.col("both").sum())
+    )
+    files = media.group_by("class").agg(_n("audio"), (pl.col("duration_s").sum() / 3600).alias("hours"), _n("image"))
+    rows = files.join(both, on="class", nulls_equal=True).sort("class", nulls_last=True)
+    return [(name, audio, f"{hours:,.2f}", *rest) for name, audio, hours, *rest in rows.iter_rows()]
+
+
+def _largest(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return sorted(rows, key=lambda row: (-row[1] - row[2], str(row[0])))
+
+
+def _spread(media: pl.DataFrame) -> Iterable[tuple[Any, ...]]:
+    for label, rows in (
+        ("files", media),
+        ("recordings", media.filter(pl.col("modality") == "audio")),
+        ("pictures", media.filter(pl.col("modality") == "image")),
+    ):
+        if len(rows):
+            n = rows.group_by("species").len()["len"]
+            at = (int(n.quantile(share, "lower") or 0) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
+            yield (label, len(n), *at)
+
+
+def _side() -> pl.Expr:
+    return pl.min_horizontal("width_px", "height_px")
+
+
+def _places(media: pl.DataFrame) -> list[str]:
+    placed = len(media) - media["latitude_deg"].null_count()
+    timed = media["recorded_at"].drop_nulls()
+    years = f", from {timed.dt.year().min()} to {timed.dt.year().max()}" if len(timed) else ""
+    return [f"{placed:,} files have a place and {len(timed):,} a time{years}."]
+
+
+def trait_coverage(taxa: pl.DataFrame) -> pl.DataFrame:
+    """Share the labels that are known: one row a class with `species`, one column a group of labels, and `all`."""
+    groups = {**TRAIT_GROUPS, "all": TRAITS}
+    known = [
+        pl.mean_horizontal(pl.col(t).is_not_null().mean() for t in traits).alias(g) for g, traits in groups.items()
+    ]
+    return taxa.group_by("class").agg(pl.len().alias("species"), *known).sort("class", nulls_last=True)
+
+
+def _trait_rows(taxa: pl.DataFrame) -> Iterable[tuple[Any, ...]]:
+    for name, n_species, *shares in trait_coverage(taxa).iter_rows():
+        yield (name, n_species, *(f"{share:.0%}" for share in shares))
+
+
+def _near_duplicates(counts: dict[str, Any]) -> list[str]:
+    if "near_duplicates" not in counts:
+        return ["Not looked for: copies that were re-encoded, cut or resized count as files of their own."]
+    return [
+        f"{counts['near_duplicates']:,} files in {counts['groups']:,} groups sound or look almost alike, as their "
+        "fingerprints tell. They are kept; a group is wholly in one split."
+    ]
+
+
+def _names_refused(quarantine: pl.DataFrame) -> list[str]:
+    refused = quarantine.filter(pl.col("reason") == "name_unresolved")
+    if not len(refused):
+        return []
+    return [
+        "## Names refused",
+        f"Names that could not be resolved: {refused['detail'].n_unique():,}.",
+        "",
+        *_table(("why", "records"), _counted(refused, "detail")),
+    ]
+
+
+def _conditions(media: pl.DataFrame) -> str:
+    families = media["licence"].replace_strict({name: licence_family(name) for name in media["licence"].unique()})
+    parts = families.str.split("-")
+    n_nc, n_nd, n_sa = (int(parts.list.contains(word).sum()) for word in ("nc", "nd", "sa"))
+    return (
+        f"{_percent(n_nc / len(media))} of the files exclude commercial use, {_percent(n_sa / len(media))} ask for the "
+        f"same licence, {_percent(n_nd / len(media))} allow no changed copies."
+    )
 
 
 def _gaps(media: pl.DataFrame, taxa: pl.DataFrame) -> list[str]:
@@ -165,22 +337,27 @@ def _gaps(media: pl.DataFrame, taxa: pl.DataFrame) -> list[str]:
         f"{len(single):,} have a single file.",
         f"{(taxa['common_name'] == '').sum():,} species have no common name.",
         f"{known_traits:.0%} of the trait labels are known.",
-        *(f"{share:.0%} of the files have no `{column}`." for column, share in missing.items() if share),
-        "Copies that were re-encoded, cut or resized are not looked for: only equal bytes count as a duplicate.",
+        *(f"{_percent(share)} of the files have no `{column}`." for column, share in missing.items() if share),
     ]
 
 
-def _lengths(audio: pl.DataFrame) -> Iterable[tuple[str, int]]:
-    edges = (0, 1, 3, 10, 30, 60, 300, 7201)
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share == 0 or share >= 0.005 else "less than 1%"
+
+
+def _binned(values: pl.Series, edges: tuple[int, ...]) -> Iterable[tuple[str, int]]:
+    """Count values between edges, the upper one excluded; empty bins are left out."""
     for low, high in pairwise(edges):
-        n = len(audio.filter(pl.col("duration_s").is_between(low, high, closed="left")))
+        n = int(values.is_between(low, high, closed="left").sum())
         if n:
-            yield f"{low} to {high}", n
+            yield (f"{low:,} to {high:,}" if high != edges[-1] else f"{low:,} and more"), n
 
 
 def _counted(table: pl.DataFrame, column: str) -> list[tuple[Any, int]]:
-    counts = table[column].value_counts()
-    return list(counts.sort(["count", column], descending=[True, False]).iter_rows())
+    """Count the values of a column, the most frequent first; beyond N_LISTED they are one line."""
+    rows = list(table[column].value_counts().sort(["count", column], descending=[True, False]).iter_rows())
+    rest = rows[N_LISTED:]
+    return [*rows[:N_LISTED], *([(f"{len(rest):,} more", sum(n for _, n in rest))] if rest else [])]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
@@ -192,10 +369,16 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
     return [line(head), "|" + " --- |" * len(head), *body, ""] if body else ["none", ""]
 
 
-def _licence_url(licence: str) -> str:
+def licence_url(licence: str) -> str:
+    """Find the page that states a licence: Creative Commons' own, or for one without a stated version its overview."""
+    if licence == CC0:
+        return "https://creativecommons.org/publicdomain/zero/1.0/"
     if licence == PUBLIC_DOMAIN:
         return "https://creativecommons.org/publicdomain/mark/1.0/"
-    return licence if licence.startswith("LicenseRef-") else f"https://spdx.org/licenses/{licence}.html"
+    if not licence.startswith("CC-"):
+        return "https://creativecommons.org/share-your-work/cclicenses/" if "-CC-" in licence else licence
+    family, version = licence.removeprefix("CC-").rsplit("-", 1)
+    return f"https://creativecommons.org/licenses/{family.lower()}/{version}/"
 
 
 def _croissant_type(dtype: pl.DataType) -> str:
@@ -218,6 +401,7 @@ CROISSANT_CONTEXT = {  # as the Croissant 1.0 specification gives it
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -238,6 +422,7 @@ CROISSANT_CONTEXT = {  # as the Croissant 1.0 specification gives it
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",

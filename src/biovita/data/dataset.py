@@ -11,6 +11,7 @@ from biovita.files import read_manifest, sha256_file
 from biovita.log import Progress
 from biovita.sources.licence import UNKNOWN
 from biovita.sources.record import RECORD_SCHEMA
+from biovita.taxonomy.checklist import HINTS, LOG_COLUMNS
 from biovita.taxonomy.rank import RANKS
 from biovita.taxonomy.traits import TRAITS
 
@@ -36,8 +37,11 @@ TAXA_SCHEMA: dict[str, pl.DataType] = {
     "common_name": pl.String(),
     "withheld": pl.Boolean(),
     **dict.fromkeys(TRAITS, pl.Boolean()),
-    "traits_source": pl.String(),
+    "common_names": pl.String(),  # JSON: {"de": "Amsel", "en": ...}
+    "traits_source": pl.String(),  # JSON: {"diurnal": "avonet", ...}
+    "traits_conflict": pl.String(),  # JSON: {"diurnal": "avonet: true, eltontraits: false"}
 }
+NAMES_SCHEMA: dict[str, pl.DataType] = dict.fromkeys(("scientific_name", *HINTS, *LOG_COLUMNS), pl.String())
 QUARANTINE_SCHEMA: dict[str, pl.DataType] = {"media_id": pl.String(), "reason": pl.String(), "detail": pl.String()}
 
 
@@ -75,6 +79,11 @@ class Dataset:
     def quarantine(self) -> pl.DataFrame:
         """One row a refused file (QUARANTINE_SCHEMA)."""
         return pl.read_parquet(self.folder / "quarantine.parquet")
+
+    @cached_property
+    def names(self) -> pl.DataFrame:
+        """One row a distinct name as given, and what was decided about it (NAMES_SCHEMA)."""
+        return pl.read_parquet(self.folder / "names.parquet")
 
     def path(self, relative: str) -> Path:
         """Return the place of a file that `media.path` names."""

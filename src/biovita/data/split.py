@@ -11,10 +11,10 @@ seed, purpose and name. What belongs together (the files of one individual) move
 """
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from biovita.errors import DatasetError
@@ -23,14 +23,18 @@ SPLITS = ("train", "val", "test_seen", "test_unseen")
 TEST_SHARE = 0.1  # BioVITA: a tenth of the recordings of seen species
 VAL_SHARE = 0.05
 MODALITIES = ("audio", "image")  # recordings choose first
-
-Cell = tuple[str, str]  # species, modality
+BLOCK = 50_000  # groups that are sifted at once
 
 
 class Split(NamedTuple):
-    """The outcome: a split for every media_id, and the species that are withheld."""
+    """The outcome.
 
-    of: dict[str, str]
+    Attributes:
+        of: the split of every row, aligned with the rows that were given, and called `split`.
+        withheld: the species of test_unseen, sorted.
+    """
+
+    of: pl.Series
     withheld: list[str]
 
 
@@ -38,49 +42,52 @@ def split(media: pl.DataFrame, *, seed: int, withheld: float) -> Split:
     """Assign every row to a split.
 
     Args:
-        media: rows with `media_id`, `modality`, `class`, `species` and `group` (what must stay together).
+        media: rows with `modality`, `class`, `species` and `group` (what must stay together).
         seed: another seed gives another draw.
         withheld: how many species to withhold if 1 or more, else the share of all species.
 
     Raises:
         DatasetError: there are not enough species that may be withheld.
     """
-    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in media.select("media_id", "modality", "species", "group").sort("media_id").iter_rows(named=True):
-        groups[row["group"]].append(row)
-    hidden = choose_withheld(media, groups, seed=seed, withheld=withheld)
-    of = {row["media_id"]: "test_unseen" for rows in groups.values() for row in rows if row["species"] in hidden}
-    seen = {name: rows for name, rows in groups.items() if rows[0]["media_id"] not in of}
-    left = Counter(cell for rows in seen.values() for cell in _cells(rows))
+    # names are looked up once; numbers do the rest
+    groups = media.select(pl.col("group").unique()).with_row_index("number")
+    cells = media.select("species", "modality").unique().sort("species", "modality").with_row_index("cell")
+    rows = media.select("group", "species", "modality").join(groups, on="group", how="left", maintain_order="left")
+    rows = rows.join(cells, on=["species", "modality"], how="left", maintain_order="left").select("number", "cell")
+    entries = rows.group_by("number", "cell").agg(n=pl.len())
+    hidden = choose_withheld(media, _shared(entries, cells), seed=seed, withheld=withheld)
+    unseen = entries.join(cells.filter(pl.col("species").is_in(list(hidden))), on="cell", how="semi")
+    of_group = np.full(len(groups), SPLITS.index("train"))
+    of_group[unseen["number"]] = SPLITS.index("test_unseen")
     for name, share in (("test_seen", TEST_SHARE), ("val", VAL_SHARE)):
-        taken = _take(seen, left, share, seed=seed, purpose=name)
-        of |= {row["media_id"]: name for group in taken for row in seen.pop(group)}
-    of |= {row["media_id"]: "train" for rows in seen.values() for row in rows}
+        rest = groups.filter(of_group == SPLITS.index("train"))
+        of_group[_take(entries, cells, rest, share, seed=seed, purpose=name)] = SPLITS.index(name)
+    of = pl.Series("split", SPLITS, pl.String).gather(of_group[rows["number"]])
     return Split(of, sorted(hidden))
 
 
-def choose_withheld(
-    media: pl.DataFrame, groups: Mapping[str, list[dict[str, str]]], *, seed: int, withheld: float
-) -> set[str]:
+def choose_withheld(media: pl.DataFrame, shared: Collection[str], *, seed: int, withheld: float) -> set[str]:
     """Choose the species to withhold; where it can, one has both sounds and pictures, so that it can be tested.
 
-    A species that shares an individual with another is never withheld, and each class keeps a species in training.
+    A species of `shared`, which has a group in common with another, is never withheld, and each class keeps a species
+    in training.
     """
     species = media.group_by("class", "species").agg(
         (pl.col("modality") == "audio").sum().alias("n_recordings"), pl.col("modality").n_unique().alias("n_modalities")
     )
     n_wanted = round(withheld * len(species)) if withheld < 1 else round(withheld)
-    shared = {row["species"] for rows in groups.values() if len({r["species"] for r in rows}) > 1 for row in rows}
+    names = species["species"].unique().to_list()
+    key = dict(zip(names, _hashes(seed, "withheld", names), strict=True))
     of_class: dict[str, list[str]] = {}
     for (class_,), rows in sorted(species.group_by("class"), key=lambda item: str(item[0])):
         # the rarely recorded half of the testable species comes first, shuffled; then the rest by rarity
         ranked = sorted(
             (row for row in rows.iter_rows(named=True) if row["species"] not in shared),
-            key=lambda row: (-row["n_modalities"], row["n_recordings"], _hash(seed, "withheld", row["species"])),
+            key=lambda row: (-row["n_modalities"], row["n_recordings"], key[row["species"]]),
         )
         names = [row["species"] for row in ranked]
         half = (sum(row["n_modalities"] > 1 for row in ranked) + 1) // 2
-        names[:half] = sorted(names[:half], key=lambda name: _hash(seed, "withheld", name))
+        names[:half] = sorted(names[:half], key=key.__getitem__)
         of_class[str(class_)] = names[: len(rows) - 1]
     n_possible = sum(map(len, of_class.values()))
     if n_wanted > n_possible:
@@ -97,45 +104,91 @@ def choose_withheld(
     return {name for class_, names in of_class.items() for name in names[: quota[class_]]}
 
 
+def _shared(entries: pl.DataFrame, cells: pl.DataFrame) -> set[str]:
+    """Name the species that have a group in common with another."""
+    owners = entries.select("number", kind=cells["species"].rle_id().gather(entries["cell"])).unique()
+    kinds = owners.filter(pl.col("number").is_duplicated())["kind"].unique()
+    return set(cells["species"].unique(maintain_order=True).gather(kinds))
+
+
 def _take(
-    groups: Mapping[str, list[dict[str, str]]], left: Counter[Cell], share: float, *, seed: int, purpose: str
-) -> set[str]:
-    """Choose the groups that leave train; `left` counts what stays there and is brought up to date."""
-    order = sorted(groups, key=lambda name: _hash(seed, purpose, name))
-    cells_of = {name: Counter(_cells(groups[name])) for name in order}
-    taken: set[str] = set()
-    n_taken: Counter[Cell] = Counter()
+    entries: pl.DataFrame, cells: pl.DataFrame, groups: pl.DataFrame, share: float, *, seed: int, purpose: str
+) -> np.ndarray:
+    """Choose the groups that leave train, and return their numbers.
+
+    Args:
+        entries: `n` files of a `cell` in the group of a `number`.
+        cells: `species` and `modality` of each cell.
+        groups: `number` and name of those that are in train so far.
+        share: of the files of each cell.
+        seed: of the order, with `purpose`.
+        purpose: another word gives another order.
+    """
+    queue = groups.select("number")[hash_order(seed, purpose, groups["group"])].with_row_index("place")
+    queued = entries.join(queue, on="number").sort("place")
+    place, cell, n = (queued[name].to_numpy().astype(np.int64) for name in ("place", "cell", "n"))
+    n_files = np.bincount(cell, weights=n, minlength=len(cells)).astype(np.int64)
+    n_taken, taken = np.zeros_like(n_files), np.zeros(len(queue), bool)
     for modality in MODALITIES:
-        quota = _quota(left, n_taken, modality, share, seed=seed, purpose=purpose)
-        for name in order:
-            cells = cells_of[name]
-            wanted = [cell for cell in cells if cell[1] == modality]
-            if name in taken or not wanted or any(n_taken[cell] + cells[cell] > quota[cell] for cell in wanted):
-                continue
-            if all(left[cell] > n for cell, n in cells.items()):
-                taken.add(name)
-                n_taken.update(cells)
-                left.subtract(cells)
+        chooses = (cells["modality"] == modality).to_numpy() & (n_files > 0)
+        quota = _quota(cells["species"].filter(chooses), n_files[chooses], share, seed=seed, purpose=purpose)
+        room = n_files - n_taken - 1  # a file of each species and modality stays in train
+        room[chooses] = np.minimum(room[chooses], quota - n_taken[chooses])
+        may = np.zeros_like(taken)
+        may[place[chooses[cell]]] = True
+        taken |= _fill(room, place, cell, n, may & ~taken)
+        n_taken = np.bincount(cell, weights=n * taken[place], minlength=len(cells)).astype(np.int64)
+    return queue["number"].filter(taken).to_numpy()
+
+
+def _fill(room: np.ndarray, place: np.ndarray, cell: np.ndarray, n: np.ndarray, may: np.ndarray) -> np.ndarray:
+    """Go through the groups in order and take each that may be taken and finds room in all its cells.
+
+    Room only shrinks, so whole blocks of groups are sifted at once, and few are left to be tried one by one.
+
+    Args:
+        room: how many more files each cell can give; changed.
+        place: the group of each entry, ascending.
+        cell: where it takes its files from.
+        n: how many.
+        may: whether a group may be taken.
+    """
+    taken = np.zeros_like(may)
+    start = np.searchsorted(place, np.arange(len(may) + 1))
+    for low in range(0, len(may), BLOCK):
+        starts = start[low : low + BLOCK + 1]
+        entries = slice(starts[0], starts[-1])
+        fits = np.logical_and.reduceat(n[entries] <= room[cell[entries]], starts[:-1] - starts[0])
+        for group in low + np.flatnonzero(fits & may[low : low + BLOCK]):
+            own = range(start[group], start[group + 1])
+            if all(n[i] <= room[cell[i]] for i in own):
+                taken[group] = True
+                for i in own:
+                    room[cell[i]] -= n[i]
     return taken
 
 
-def _quota(
-    left: Counter[Cell], n_taken: Counter[Cell], modality: str, share: float, *, seed: int, purpose: str
-) -> dict[Cell, int]:
-    """Round each species' share along the running sum, so that the whole comes out right."""
-    quota: dict[Cell, int] = {}
+def _quota(species: pl.Series, n_files: np.ndarray, share: float, *, seed: int, purpose: str) -> np.ndarray:
+    """Round each species' share along the running sum in hash order, so that the whole comes out right."""
+    quota = np.zeros_like(n_files)
     due = 0.5
-    for cell in sorted((c for c in left if c[1] == modality), key=lambda c: _hash(seed, purpose, c[0])):
-        n_files = left[cell] + n_taken[cell]
-        due += share * n_files
-        quota[cell] = min(int(due), n_files - 1)
-        due -= quota[cell]
+    for i in hash_order(seed, purpose, species):
+        due += share * int(n_files[i])
+        quota[i] = min(int(due), n_files[i] - 1)
+        due -= int(quota[i])
     return quota
 
 
-def _cells(rows: Iterable[Mapping[str, str]]) -> Iterable[Cell]:
-    return ((row["species"], row["modality"]) for row in rows)
+def hash_order(seed: int, purpose: str, names: Iterable[str]) -> np.ndarray:
+    """Shuffle names, and return their places: an order that depends on seed, purpose and the names alone."""
+    return np.argsort(np.frombuffer(b"".join(_hashes(seed, purpose, names)), "S32"))
 
 
-def _hash(seed: int, purpose: str, name: Hashable) -> bytes:
-    return hashlib.sha256(f"{seed}:{purpose}:{name}".encode()).digest()
+def _hashes(seed: int, purpose: str, names: Iterable[str]) -> list[bytes]:
+    start = hashlib.sha256(f"{seed}:{purpose}:".encode())
+    digests = []
+    for name in names:
+        digest = start.copy()
+        digest.update(name.encode())
+        digests.append(digest.digest())
+    return digests

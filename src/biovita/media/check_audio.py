@@ -118,7 +118,7 @@ def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
         if peak < limits.min_peak:
             cancels = "; the channels cancel out" if loudest > 10 * limits.min_peak else ""
             raise MediaError("silent", f"peak {peak:.1e} around {mean:.1e}{cancels}")
-        look.note(fingerprint=sound_print.hex())
+        look.note(fingerprint=sound_print.text())
     return n_samples
 
 

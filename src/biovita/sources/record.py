@@ -33,7 +33,8 @@ RECORD_SCHEMA: dict[str, pl.DataType] = {
     "remarks": pl.String(),
 }
 
-HINT_SCHEMA: dict[str, pl.DataType] = {  # what the source says about the name, to tell homonyms apart; not kept
+HINT_SCHEMA: dict[str, pl.DataType] = {  # what else the source says, to tell things apart; not kept
+    "given_individual": pl.String(),  # another id of the same observation, as another source spells it
     "given_common_name": pl.String(),
     **{f"given_{rank}": pl.String() for rank in RANKS[:-1]},
 }

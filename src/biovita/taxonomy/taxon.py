@@ -14,8 +14,11 @@ def normal_name(text: object) -> str:
     """Bring a name to its normal form: NFC, no control characters, single spaces; null and NaN become empty."""
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return ""
-    visible = (c for c in str(text) if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
-    return " ".join(unicodedata.normalize("NFC", "".join(visible)).split())
+    name = str(text)
+    if not (name.isascii() and name.isprintable()):
+        visible = (c for c in name if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
+        name = unicodedata.normalize("NFC", "".join(visible))
+    return " ".join(name.split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,124 @@
+"""Files that records name, on disk or on the net, become verified files under `media/`, or a reason why not.
+
+A final name is the hash of what was checked, so it means a verified file. Facts are collected in columns, block by
+block: 3.6 M verdicts as objects would not fit the memory that a build may take.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+from biovita.data.dataset import MEDIA_FOLDER
+from biovita.data.ledger import Ledger
+from biovita.errors import DatasetError, MediaError
+from biovita.files import atomic_path
+from biovita.log import Progress
+from biovita.media.check import Verdict
+
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 50_000
+
+Check = Callable[[Iterable[Path]], Iterator[Verdict]]  # verdicts in the order of the paths
+
+FACT_SCHEMA: dict[str, pl.DataType] = {
+    "entry": pl.String(),  # the path or the URL
+    "reason": pl.String(),  # null for a usable file
+    "detail": pl.String(),
+    "found": pl.String(),  # modality by content
+    "sha256": pl.String(),
+    "path": pl.String(),  # relative to the dataset folder
+    "duration_s": pl.Float64(),
+    "sample_rate_hz": pl.Int32(),
+    "n_channels": pl.Int32(),
+    "width_px": pl.Int32(),
+    "height_px": pl.Int32(),
+    "fingerprint": pl.String(),
+}
+
+
+class Facts:
+    """Verdicts as a table, gathered in blocks."""
+
+    def __init__(self) -> None:
+        self._blocks: list[pl.DataFrame] = []
+        self._rows: list[tuple[object, ...]] = []
+
+    def add(self, entry: str, verdict: Verdict) -> None:
+        """Take the verdict on one path or URL."""
+        v = verdict
+        path = media_path(v) if v.ok else None
+        size = v.size or (None, None)
+        self._rows.append((entry, v.reason, v.detail, v.modality, v.sha256, path, v.duration_s, v.sample_rate_hz,
+                           v.n_channels, *size, v.fingerprint))  # fmt: skip
+        if len(self._rows) >= BLOCK_ROWS:
+            self._flush()
+
+    def table(self) -> pl.DataFrame:
+        """Return all verdicts so far (FACT_SCHEMA)."""
+        self._flush()
+        return pl.concat([pl.DataFrame(schema=FACT_SCHEMA), *self._blocks], rechunk=True)
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._blocks.append(pl.DataFrame(self._rows, FACT_SCHEMA, orient="row"))
+            self._rows = []
+
+
+def take_in_files(paths: list[Path], out: Path, ledger: Ledger, check: Check, facts: Facts) -> None:
+    """Check files on this machine and copy the good ones under their content's name.
+
+    Args:
+        paths: distinct files.
+        out: the dataset folder.
+        ledger: verdicts from before; new ones are kept there.
+        check: gives the verdicts, `media.check.check_files` with its settings.
+        facts: takes the verdicts.
+    """
+    unknown: list[Path] = []
+    with Progress("check", len(paths), "files") as bar:
+        for path in paths:
+            if (known := ledger.find(path)) is None:
+                unknown.append(path)
+                continue
+            verdict = place(path, known, out)
+            facts.add(str(path), verdict)
+            bar.advance(bad=not verdict.ok, note="known from before")
+        for path, checked in zip(unknown, check(unknown), strict=True):
+            verdict = place(path, checked, out)
+            ledger.keep(path, verdict)
+            facts.add(str(path), verdict)
+            bar.advance(bad=not verdict.ok, note="")
+
+
+def media_path(verdict: Verdict) -> str:
+    """Name a file by its content, relative to the dataset folder."""
+    return f"{MEDIA_FOLDER}/{(verdict.sha256 or '')[:2]}/{verdict.sha256}{verdict.suffix}"
+
+
+def place(path: Path, verdict: Verdict, out: Path) -> Verdict:
+    """Copy a checked file under its content's name, unless it is there; what is copied is what was checked.
+
+    Raises:
+        DatasetError: the dataset folder cannot be written: full, read-only.
+    """
+    if not verdict.ok:
+        return verdict
+    target = out / media_path(verdict)
+    if target.is_file():
+        return verdict
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as source, atomic_path(target) as part:
+            with part.open("wb") as copy:
+                while block := source.read(BLOCK_BYTES):
+                    digest.update(block)
+                    copy.write(block)
+            if digest.hexdigest() != verdict.sha256:
+                raise MediaError("unreadable", "it changed between the check and the copy")
+    except MediaError as error:
+        return Verdict(path=verdict.path, verdict="reject", reason=error.reason, detail=error.detail)
+    except OSError as error:
+        raise DatasetError(f"{target}: {error.strerror}; mend that and run the same command again") from error
+    return verdict
