@@ -27,13 +27,14 @@ import pandas as pd
 import polars as pl
 
 from biovita import log
+from biovita.data.build import Choice, plan_dataset, write_tables
 from biovita.data.card import CREDIT_COLUMNS, FORMULA_STARTS, write_card
-from biovita.data.dataset import MEDIA_SCHEMA, NAMES_SCHEMA, QUARANTINE_SCHEMA, SCHEMA_VERSION, TAXA_SCHEMA, Dataset
-from biovita.data.select import dedupe_ids, select
+from biovita.data.dataset import MEDIA_SCHEMA, SCHEMA_VERSION, Dataset
+from biovita.data.groups import merged
 from biovita.data.split import choose_withheld, split
 from biovita.sources.licence import licence_family
-from biovita.sources.record import RECORD_SCHEMA, as_records, instants
-from biovita.tables import read_table, write_table
+from biovita.sources.record import as_records, instants
+from biovita.tables import read_table
 from biovita.taxonomy.checklist import Checklist
 from biovita.taxonomy.rank import LEVELS
 from biovita.taxonomy.traits import TRAITS
@@ -42,13 +43,12 @@ from biovita.world.publish import make_world
 N_SPECIES, N_RECORDINGS, N_IMAGES, SEED = 14_133, 93, 163, 1
 TABLES = ("audio", "image", "again")
 SUFFIXES, SIDES = ("csv", "parquet"), ("ours", "pandas")
-CAPS = {"audio": 92, "image": 160}
 LICENCES = ("cc0", "public-domain", "cc-by", "cc-by-nc")
-QUALITY = "D"
+CHOICE = Choice(licences=LICENCES, caps={"audio": 92, "image": 160}, quality="D")
 WITHHELD = 325
 NEEDED = ["scientific_name", "quality"]
-DECIDING = ["media_id", "modality", "source", "url", "scientific_name", "licence", "quality", "individual"]
 Stage = Callable[[str], None]
+Runs = dict[str, list[dict[str, Any]]]
 
 
 def prepare(folder: Path) -> None:
@@ -86,55 +86,32 @@ def prepare(folder: Path) -> None:
 
 
 def build_ours(folder: Path, suffix: str, out: Path, stage: Stage) -> int:
-    wide = [read_ours(folder / f"{name}.{suffix}").select(*RECORD_SCHEMA) for name in TABLES]
+    tables = [read_ours(folder / f"{name}.{suffix}").sort("media_id") for name in TABLES]
     stage("load")
-    # what decides is narrow; the other columns are fetched once, for the rows that stay
-    first = np.cumsum([0, *map(len, wide)])
-    narrow = [table.select(DECIDING).with_row_index("row", int(row)) for table, row in zip(wide, first, strict=False)]
-    records, twice = dedupe_ids(narrow)
-    del narrow
-    stage("dedupe by id")
     checklist = Checklist.open([folder / "world" / "taxa.parquet"])
-    names = checklist.decide_all(records.select("scientific_name"))
-    known = names.select("scientific_name", "class", "species", "reason")
-    records = records.join(known, on="scientific_name", how="left", maintain_order="left", nulls_equal=True)
-    unknown = records.filter(pl.col("species").is_null())
-    unknown = unknown.select("media_id", reason=pl.lit("name_unresolved"), detail="reason")
-    records = records.filter(pl.col("species").is_not_null())
-    stage("resolve")
-    chosen = select(records, caps=CAPS, licences=LICENCES, quality=QUALITY, seed=SEED)
-    del records
-    stage("select")
-    kept = chosen.kept.with_columns(group=pl.coalesce("individual", "media_id"))
-    drawn = split(kept, seed=SEED, withheld=WITHHELD)
-    kept = kept.select("row", "media_id", drawn.of).sort("media_id")
+    plan = plan_dataset(tables, checklist, CHOICE, seed=SEED)
+    del tables
+    stage("dedupe by id, resolve, select")
+    media = plan.wanted.with_columns(
+        merged(plan.wanted.select(group=pl.coalesce("individual", "media_id")).to_series(), plan.wanted["individual"]),
+        pl.col("media_id").alias("sha256"),  # there are no files; the laws want a hash
+    )
+    drawn = split(media, seed=SEED, withheld=WITHHELD)
+    media = media.with_columns(drawn.of)
     stage("split")
-    ranks = names.select("scientific_name", *LEVELS)
-    media = pl.concat(wide)[kept["row"]].with_columns(kept["split"])
-    del wide, kept
-    media = media.join(ranks, on="scientific_name", how="left", maintain_order="left")
-    taxa = media.select(LEVELS).unique("species").sort("species")
-    taxa = taxa.with_columns(withheld=pl.col("species").is_in(drawn.withheld))
-    taxa = taxa.join(checklist.traits, on="species", how="left", maintain_order="left")
-    stage("traits")
-    quarantine = pl.concat([twice, unknown, chosen.refused]).sort("media_id", "reason", "detail")
-    tables = {
-        "media": (media, MEDIA_SCHEMA),
-        "taxa": (taxa, TAXA_SCHEMA),
-        "quarantine": (quarantine, QUARANTINE_SCHEMA),
-        "names": (names, NAMES_SCHEMA),
-    }
-    for file, (rows, schema) in tables.items():
-        absent = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in rows.columns]
-        write_table(out / f"{file}.parquet", rows.with_columns(absent), schema)
-    counts = {"ok": len(media), "quarantined": len(quarantine), "species": len(taxa), "withheld": len(drawn.withheld)}
-    n_rows = len(media) + len(quarantine) + chosen.left_out["n"].sum()
-    del tables, rows, media
-    stage("write")
-    facts = {"schema": SCHEMA_VERSION, "made_up": True, "seed": SEED, "counts": {"records": n_rows, **counts}}
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in MEDIA_SCHEMA.items() if name not in media.columns]
+    refused = plan.refused.sort("media_id", "reason", "detail")
+    taxa = write_tables(out, media.with_columns(absent), plan, refused, checklist, drawn.withheld)
+    counts = {"records": int(plan.n_records["n"].sum()), "ok": len(media), "quarantined": len(refused)}
+    n_left_out = int(plan.left_out["n"].sum())
+    assert counts["records"] == len(media) + len(refused) + n_left_out, "a record was lost or doubled"
+    del media, plan
+    stage("traits, tables")
+    facts = {"schema": SCHEMA_VERSION, "made_up": True, "seed": SEED, "counts": counts}
+    facts["counts"] |= {"species": len(taxa), "withheld": len(drawn.withheld)}
     write_card(Dataset(out, facts))
     stage("card")
-    return n_rows
+    return counts["records"]
 
 
 def read_ours(path: Path) -> pl.DataFrame:
@@ -153,7 +130,6 @@ def build_pandas(folder: Path, suffix: str, out: Path, stage: Stage) -> int:
     )
     twice = records.loc[by_id | by_url, ["media_id"]].assign(reason="duplicate")
     records = records[~(by_id | by_url)]
-    stage("dedupe by id")
     checklist = Checklist.open([folder / "world" / "taxa.parquet"])
     names = checklist.decide_all(pl.DataFrame({"scientific_name": records["scientific_name"].unique().tolist()}))
     names = names.select("scientific_name", *LEVELS, "reason").to_pandas()
@@ -161,21 +137,22 @@ def build_pandas(folder: Path, suffix: str, out: Path, stage: Stage) -> int:
     is_known = records["species"].notna()
     unknown = records.loc[~is_known, ["media_id"]].assign(reason="name_unresolved")
     records = records[is_known].drop(columns=["reason"])
-    stage("resolve")
     families = {licence: licence_family(licence) for licence in records["licence"].unique()}
     is_allowed = records["licence"].map(families).isin(LICENCES)
     refused = records.loc[~is_allowed, ["media_id"]].assign(reason="licence_refused")
-    usable = records[is_allowed & ~(records["quality"] > QUALITY)]
+    usable = records[is_allowed & ~(records["quality"] > CHOICE.quality)]
     del records
-    crowded = usable.groupby(["species", "modality"])["media_id"].transform("size") > usable["modality"].map(CAPS)
+    crowded = usable.groupby(["species", "modality"])["media_id"].transform("size") > usable["modality"].map(
+        CHOICE.caps
+    )
     queue = usable.loc[crowded, ["media_id", "species", "modality"]]
     queue["key"] = [sha256(f"{SEED}:cap:{media_id}") for media_id in queue["media_id"]]
     queue = queue.sort_values("key")
-    is_over = queue.groupby(["species", "modality"]).cumcount() >= queue["modality"].map(CAPS)
+    is_over = queue.groupby(["species", "modality"]).cumcount() >= queue["modality"].map(CHOICE.caps)
     media = usable.drop(index=queue.index[is_over])
     n_left_out = n_rows - len(twice) - len(unknown) - len(refused) - len(media)
     del usable
-    stage("select")
+    stage("dedupe by id, resolve, select")
     media["group"] = media["individual"].fillna(media["media_id"])
     media["split"], withheld = split_pandas(media)
     stage("split")
@@ -185,14 +162,13 @@ def build_pandas(folder: Path, suffix: str, out: Path, stage: Stage) -> int:
     taxa = taxa.merge(
         pd.read_parquet(folder / "world" / "taxa.parquet", columns=["species", *TRAITS]), on="species", how="left"
     )
-    stage("traits")
     quarantine = pd.concat([twice, unknown, refused]).sort_values("media_id")
     media = media.drop(columns="group").sort_values("media_id")
     media.to_parquet(out / "media.parquet", index=False, compression="zstd")
     taxa.to_parquet(out / "taxa.parquet", index=False)
     quarantine.to_parquet(out / "quarantine.parquet", index=False)
     assert n_rows == len(media) + len(quarantine) + n_left_out
-    stage("write")
+    stage("traits, tables")
     card = {
         "splits": media.groupby(["split", "modality"]).size(),
         "species": media.groupby("split")["species"].nunique(),
@@ -221,14 +197,14 @@ def split_pandas(media: pd.DataFrame) -> tuple[pd.Series, set[str]]:
     The species to withhold come from our own code, which is a loop over 14,133 species on both sides.
     """
     counts = media.groupby(["group", "species", "modality"]).size().reset_index(name="n")
-    n_species = counts.groupby("group")["species"].transform("nunique")
-    shared = set(counts.loc[n_species > 1, "species"])
+    owners = counts[["group", "species"]].drop_duplicates()
+    shared = set(owners.loc[owners.duplicated("group", keep=False), "species"])
     columns = ["class", "species", "modality"]
     hidden = choose_withheld(pl.from_pandas(media[columns]), shared, seed=SEED, withheld=WITHHELD)
     counts = counts[~counts["species"].isin(hidden)]
     left: Counter[tuple[str, str]] = Counter()
     cells_of: dict[str, list[tuple[tuple[str, str], int]]] = defaultdict(list)
-    for group, species, modality, n in counts.itertuples(index=False, name=None):
+    for group, species, modality, n in zip(*(counts[name].tolist() for name in counts.columns), strict=True):
         cells_of[group].append(((species, modality), n))
         left[species, modality] += n
     goes: dict[str, str] = {}
@@ -243,17 +219,21 @@ def split_pandas(media: pd.DataFrame) -> tuple[pd.Series, set[str]]:
                 quota[cell] = min(int(due), n_files - 1)
                 due -= quota[cell]
             for group in order:
-                cells = cells_of.get(group)
-                if not cells or not any(cell[1] == modality for cell, _ in cells):
-                    continue
-                if any(cell[1] == modality and n_taken[cell] + n > quota[cell] for cell, n in cells):
-                    continue
-                if all(left[cell] > n for cell, n in cells):
-                    goes[group] = name
-                    del cells_of[group]
-                    for cell, n in cells:
-                        n_taken[cell] += n
-                        left[cell] -= n
+                cells, is_own = cells_of.get(group, ()), False
+                for cell, n in cells:
+                    if left[cell] <= n:
+                        break
+                    if cell[1] == modality:
+                        is_own = True
+                        if n_taken[cell] + n > quota[cell]:
+                            break
+                else:
+                    if is_own:
+                        goes[group] = name
+                        del cells_of[group]
+                        for cell, n in cells:
+                            n_taken[cell] += n
+                            left[cell] -= n
     of = media["group"].map(goes).fillna("train")
     return of.mask(media["species"].isin(hidden), "test_unseen"), hidden
 
@@ -373,31 +353,32 @@ def main() -> None:
         return measure(args.measure, args.folder)
     args.folder.mkdir(parents=True, exist_ok=True)
     run("prepare", args.folder)
-    runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    runs: Runs = defaultdict(list)
+    load = os.getloadavg()[0]
     for _ in range(args.runs):
         for what in (*LOADERS, *(f"{side}-{suffix}" for suffix in SUFFIXES for side in SIDES)):
             runs[what].append(run(what, args.folder))
-    report(args, runs, *[compare(args.folder, suffix) for suffix in SUFFIXES][0])
+    tables = [compare(args.folder, suffix) for suffix in SUFFIXES]
+    report(args, load, runs, *tables[0])
 
 
-def report(
-    args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], media: pl.DataFrame, quarantine: pl.DataFrame
-) -> None:
+def report(args: argparse.Namespace, load: float, runs: Runs, media: pl.DataFrame, quarantine: pl.DataFrame) -> None:
     n_rows = runs["ours-csv"][0]["n_rows"]
     print("# The dataset builder at full size, metadata only\n")
     print("Made-up species and records; no file is fetched or checked here.\n")
     print(
         f"Command: `python benchmarks/build.py FOLDER --runs {args.runs}`; medians, every run in a process of its own. "
-        f"Machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
+        f"Machine: {os.cpu_count()} cores, {platform.machine()}, load {load:.1f} before the first run, Python {platform.python_version()}, "
         f"polars {pl.__version__}, pandas {pd.__version__}.\n"
     )
     refused = ", ".join(f"{n:,} {reason}" for reason, n in sorted(quarantine["reason"].value_counts().iter_rows()))
     print(
         f"{n_rows:,} records of {N_SPECIES:,} species: {len(media):,} kept, {refused}, "
-        f"{n_rows - len(media) - len(quarantine):,} over a cap or below quality {QUALITY}. Both sides wrote the same "
-        "media, splits, refused records and traits, row for row. Ours does more: it checks columns and types at "
-        "loading, says why each record is refused, and its card has distributions, hashes and a Croissant file. "
-        "Names and the withheld species come from our code on both sides.\n"
+        f"{n_rows - len(media) - len(quarantine):,} over a cap or below quality {CHOICE.quality}. Both sides wrote the "
+        "same media, splits, refused records and traits, row for row.\n\nOurs does more: it checks columns and types "
+        "at loading, says why each record is refused, checks the laws of the tables, and its card has distributions, "
+        "hashes and a Croissant file. Names and the withheld species come from our code on both sides. pandas has "
+        "nothing for the split, which goes group by group; there it is a plain loop over dicts.\n"
     )
     for suffix in SUFFIXES:
         print(f"## Whole build from {suffix.upper() if suffix == 'csv' else 'Parquet'}\n")

@@ -86,21 +86,17 @@ def rates(folder: Path) -> None:
     counts = [bisect_left(times, moment + 1.0) - i for i, moment in enumerate(times)]
     print("## Rates\n")
     print(f"{len(times):,} requests to one host allowed {PER_SECOND} a second, by {N_THREADS} threads in each of")
-    print(
-        f"{N_PROCESSES} processes, {N_RESTARTS} restarts, counted by the server: at most {max(counts)} in any window of a"
-    )
-    print(
-        f"second, {sum(n > PER_SECOND for n in counts)} violations; {len(times) / (times[-1] - times[0]):.0f} a second.\n"
-    )
+    print(f"{N_PROCESSES} processes, {N_RESTARTS} restarts, counted by the server:", end=" ")
+    print(f"at most {max(counts)} in any window of a")
+    rate = len(times) / (times[-1] - times[0])
+    print(f"second, {sum(n > PER_SECOND for n in counts)} violations; {rate:.0f} a second.\n")
     with FaultServer(folder, n_plain=1) as server, patch.dict(ELSEWHERE, {"file/0": retry("Retry-After: 5")}):
         words = [folder / "b2.sqlite", server.port, 5, 4, 8]
         line = [sys.executable, "-c", test_budget.CHILD, *map(str, words)]
         assert [process.wait() for process in [subprocess.Popen(line) for _ in range(3)]] == [0, 0, 0]
         times = sorted(moment for moment, _ in server.hits)
-    print(
-        f"`Retry-After: 5` to the first of {len(times)} requests of 3 processes with 8 threads each: the second came after"
-    )
-    print(f"{times[1] - times[0]:.2f} s.\n")
+    print(f"`Retry-After: 5` to the first of {len(times)} requests of 3 processes with 8 threads each: the second")
+    print(f"came after {times[1] - times[0]:.2f} s.\n")
 
 
 def kills(folder: Path) -> None:
@@ -123,25 +119,21 @@ def kills(folder: Path) -> None:
             verified: set[str] = set()
             while not is_done:
                 server.forget()
-                process = subprocess.Popen(
-                    words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-                )
+                with (folder / "printed").open("wb") as printed:  # a pipe that nobody reads would stop it
+                    process = subprocess.Popen(words, stdout=printed, stderr=subprocess.DEVNULL, start_new_session=True)
                 while not server.hits and process.poll() is None:
                     time.sleep(0.001)
                 if n_killed < N_KILLS:
                     time.sleep(rng.uniform(0.0, 0.5))
-                    is_done = process.poll() is not None
-                    if not is_done:
+                    if process.poll() is None:
                         os.killpg(process.pid, signal.SIGKILL)
                         n_killed += 1
-                else:
-                    is_done = True
-                printed, _ = process.communicate()
+                is_done = process.wait() == 0
                 asked = {f"http://{server.host}:{server.port}{path}" for _, path in server.hits}
                 n_doubled += len(asked & verified)
                 with Ledger(out / "ledger.sqlite", "p") as ledger:
                     verified = {url for (url,) in ledger._db.execute("SELECT url FROM fetch WHERE state = 'ok'")}
-            n_wrong += printed != calm or tree(out) != whole or left_over(out) != set()
+            n_wrong += (folder / "printed").read_bytes() != calm or tree(out) != whole or left_over(out) != set()
     print("## Kills\n")
     print(f"{n_killed} times SIGKILL to the process group at random moments of {n_jobs} downloads of {N_FILES} files,")
     print(f"each resumed until it was whole: {n_wrong} of {n_jobs} differ from an undisturbed run (media and verdicts,")

@@ -209,8 +209,11 @@ def test_there_are_shipped_run_files() -> None:
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: str(path.relative_to(RUNS)))
 def test_every_shipped_run_file_is_one_of_its_command(path: Path) -> None:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    command = COMMANDS["train" if "recipe" in table else path.stem.replace("-", " ")]
+    command = COMMANDS["train" if "recipe" in table else "data build"]
     schema = getattr(import_module(f"biovita.commands.{command.module}"), command.schema)
+    if "recipe" not in table:
+        assert parse(schema, [str(path)], prog="biovita data build").sources == tuple(table["sources"])
+        return
     config = parse(schema, [str(path), "--data", "d", "--out", "o"], prog="biovita train")
     for key, value in read_run_file(path, schema)["recipe"].items():
         assert plain(getattr(config.recipe, key)) == value

@@ -1,6 +1,8 @@
 """The command line: common flags, help, and what an error becomes."""
 
+import errno
 import os
+import re
 import sys
 
 from biovita.commands.table import COMMANDS, call
@@ -53,6 +55,17 @@ def run(words: list[str]) -> int:
     return call(words)
 
 
+def mendable(error: OSError) -> str | None:
+    """Say what the machine lacks, where that is what an error is about: room, or the right to write."""
+    number = error.errno
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # as polars words it
+        number = int(found[1])
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{os.strerror(number)}; mend that and run the same command again"
+
+
 def main() -> int:
     """Run the command line; a user's error is one line and exit 2."""
     try:
@@ -60,9 +73,14 @@ def main() -> int:
     except BiovitaError as error:
         print(f"biovita: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("biovita: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if (said := mendable(error)) is None:
+            raise
+        print(f"biovita: {said}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("biovita: stopped; run the same command again to go on", file=sys.stderr)
+        return 130

@@ -61,7 +61,7 @@ class FetchError(BiovitaError):
     """
 
     def __init__(self, message: str, *, kind: Literal["refused", "permanent", "temporary"], status: int | None = None):
-        self.kind = kind
+        self.kind: Literal["refused", "permanent", "temporary"] = kind
         self.status = status
         super().__init__(message)
 

@@ -346,3 +346,26 @@ def test_ray_makes_the_same_tables(source: Path, tmp_path: Path) -> None:
     tables = [name for name in TABLES if name.endswith(".parquet")]
     ray, local = (hashes(tmp_path / engine / "out") for engine in ("ray", "local"))
     assert {name: ray[name] for name in tables} == {name: local[name] for name in tables}
+
+
+def test_a_copy_that_was_encoded_again_shares_the_split_and_verification_would_notice(
+    source: Path, tmp_path: Path, append: Callable[..., None]
+) -> None:
+    rng = np.random.default_rng(11)
+    calls = [(rng.uniform(0, 28), rng.uniform(400, 3_500), rng.uniform(0.05, 0.5)) for _ in range(90)]
+    seconds = np.arange(30 * 8_000) / 8_000
+    song = sum(np.exp(-(((seconds - at) / long) ** 2)) * np.sin(2 * np.pi * hz * seconds) for at, hz, long in calls)
+    song = song / np.abs(song).max() / 2
+    write_audio(source / "song.flac", song, 8_000)
+    write_audio(source / "again.mp3", 0.5 * song, 8_000)
+    for name in ("song.flac", "again.mp3"):
+        append(name)
+    make(source, tmp_path / "out")
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.manifest["counts"]["near_duplicates"] == 2
+    pair = pl.col("media_id").is_in(["folder:song.flac", "folder:again.mp3"])
+    assert dataset.media.filter(pair)["split"].n_unique() == 1
+    split = pl.when(pl.col("media_id") == "folder:song.flac").then(pl.lit("train")).when(pair).then(pl.lit("val"))
+    torn = dataset.media.with_columns(split.otherwise("split").alias("split"))
+    torn.write_parquet(tmp_path / "out" / "media.parquet")
+    assert any("near-duplicates in two splits" in problem for problem in problems(Dataset.open(tmp_path / "out")))

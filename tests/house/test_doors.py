@@ -95,7 +95,7 @@ def test_every_outside_library_is_a_stated_dependency() -> None:
     }
     used = set.union(*IMPORTS.values()) - set(sys.stdlib_module_names) - {"biovita"}
     missing = {packages.get(name, name) for name in used} - names
-    assert missing <= {"huggingface_hub", "httpcore", "ray"}  # with transformers, with httpx, an extra
+    assert missing <= {"huggingface_hub", "ray"}  # comes with transformers; an extra
 
 
 def test_packages_are_empty_so_that_a_light_module_stays_light() -> None:

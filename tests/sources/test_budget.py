@@ -233,7 +233,7 @@ def test_processes_and_restarts_together_break_no_rate(tmp_path: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
     from fault_server import FaultServer
 
-    per_second, n = 100, 100
+    per_second, n = 200, 100
     with FaultServer(tmp_path, n_plain=1) as server:
         words = [tmp_path / "budgets.sqlite", server.port, per_second, n, 4]
         line = [sys.executable, "-c", CHILD, *map(str, words)]

@@ -1,15 +1,17 @@
 """`biovita data records|build`: sources to records, and records to a dataset folder."""
 
+import math
 import re
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from biovita.errors import ConfigError
+from biovita.errors import ConfigError, DatasetError
 from biovita.log import SETTINGS, emit, say
 from biovita.media.check import Limits
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from biovita.taxonomy.checklist import Checklist
 
 N_LISTED = 20  # refused items shown one by one; the rest is counted
+N_HOSTS = 5
 EXIT_BAD_ITEMS = 3
 
 
@@ -38,7 +41,7 @@ class Records:
     save the answers at PATH page by page; a page that is there is not asked for again"""
     contact: str = ""
     """your e-mail or web address, for the operators of the source"""
-    licence: str = ""
+    files_licence: str = ""
     """files: of a tree of species folders or of selection tables, which name none"""
     species_of: Path | None = None
     """inaturalist's open data, tree-of-life: only the species of this table (column species or scientific_name)"""
@@ -76,7 +79,7 @@ class Build:
     """most recordings a species; 0 takes all"""
     max_images: int = 0
     """most pictures a species; 0 takes all"""
-    licence: str = ""
+    files_licence: str = ""
     """of `files` sources that name none: species folders, selection tables"""
     contact: str = ""
     """your e-mail or web address, for the operators of the hosts that media are fetched from"""
@@ -99,6 +102,8 @@ def run_records(config: Records) -> int:
     from biovita.tables import write_table
 
     kind, path = parse_source(config.source)
+    if config.out.suffix != ".parquet" or config.out.is_dir():
+        raise ConfigError(f"--out {config.out}: name a file that ends in .parquet")
     if config.query:
         if SETTINGS.offline:
             raise ConfigError("--query asks a server, and --offline forbids it; leave one of them out")
@@ -108,12 +113,15 @@ def run_records(config: Records) -> int:
     reading = read_source(
         kind,
         path,
-        licence=config.licence or None,
+        licence=config.files_licence or None,
         species=_species_of(config.species_of) if config.species_of else None,
         per_species=config.per_species,
         seed=config.seed,
     )
-    write_table(config.out, reading.records, RECORDS_SCHEMA)
+    try:
+        write_table(config.out, reading.records, RECORDS_SCHEMA)
+    except OSError as error:
+        raise DatasetError(f"{config.out}: {error.strerror}; choose a folder that can be written") from error
     say(f"{config.out}: {len(reading.records):,} records")
     _say_counts(reading)
     if SETTINGS.json:
@@ -128,8 +136,7 @@ def run_build(config: Build) -> int:
     from biovita.files import sha256_file
     from biovita.report.card_plots import draw_card
 
-    if config.withheld < 0:
-        raise ConfigError(f"--withheld {config.withheld:g}: use a number of species, or a share below 1")
+    _check(config)
     part = _part(config.shard)
     caps = {"audio": config.max_recordings, "image": config.max_images}
     choice = Choice(
@@ -137,13 +144,16 @@ def run_build(config: Build) -> int:
         caps={modality: cap for modality, cap in caps.items() if cap},
         quality=config.quality or None,
     )
+    sources = _sources(config)
     checklist = _checklist(config)
-    tables = _read_sources(config, checklist)
+    tables = _read_sources(config, sources, checklist)
     with ExitStack() as stack:
-        remote = any((table["file"].is_null() & table["url"].is_not_null()).any() for table in tables)
-        door = (
-            stack.enter_context(_open_door(config.hosts, config.contact)) if remote and not SETTINGS.offline else None
-        )
+        door = None
+        if not SETTINGS.offline and any(
+            (table["file"].is_null() & table["url"].is_not_null()).any() for table in tables
+        ):
+            door = stack.enter_context(_open_door(config.hosts, config.contact))
+            _say_foreign_hosts(tables, door.policy.hosts)
         shared = {
             "choice": choice,
             "workers": config.workers,
@@ -180,18 +190,45 @@ def run_build(config: Build) -> int:
     return EXIT_BAD_ITEMS if report.n_bad_media else 0
 
 
-def _read_sources(config: Build, checklist: "Checklist") -> "list[pl.DataFrame]":
+def _check(config: Build) -> None:
+    """Refuse numbers that mean nothing, and names that lead nowhere."""
+    if not 0 <= config.withheld < math.inf:
+        raise ConfigError(f"--withheld {config.withheld:g}: use a number of species, or a share below 1")
+    if config.workers < 1:
+        raise ConfigError(f"--workers {config.workers}: use at least 1")
+    for flag, cap in (("--max-recordings", config.max_recordings), ("--max-images", config.max_images)):
+        if cap < 0:
+            raise ConfigError(f"{flag} {cap}: use a number of files a species, or 0 for all")
+    for host in config.hosts:
+        if not re.fullmatch(r"[a-z0-9.-]+", host):
+            raise ConfigError(f"--hosts {host}: write the name alone, in lower case, as in media.example.org")
+    if config.traits and not config.traits.is_dir():
+        raise ConfigError(f"--traits {config.traits}: no such folder")
+
+
+def _sources(config: Build) -> "list[tuple[str, Path]]":
+    """List what to build from, kind and path."""
+    from biovita.sources.kinds import parse_source
+
+    given = [("files", config.manifest)] if config.manifest else []
+    for text in config.sources:
+        kind, path = parse_source(text)
+        if not path.exists():
+            raise ConfigError(f"--sources {text}: no such file or folder")
+        given.append((kind, path))
+    if not given:
+        raise ConfigError("data build: name a table of files (--manifest) or sources (--sources KIND:PATH ...)")
+    return given
+
+
+def _read_sources(config: Build, sources: "list[tuple[str, Path]]", checklist: "Checklist") -> "list[pl.DataFrame]":
     """Read every source, the catalogue of pictures last: for the species that the others have."""
     import polars as pl
 
-    from biovita.sources.kinds import CATALOGUE, parse_source, read_source
+    from biovita.sources.kinds import CATALOGUE, read_source
 
-    given = [("files", config.manifest)] if config.manifest else []
-    given += [parse_source(text) for text in config.sources]
-    if not given:
-        raise ConfigError("data build: name a table of files (--manifest) or sources (--sources KIND:PATH ...)")
     tables = []
-    for kind, path in sorted(given, key=lambda source: source[0] == CATALOGUE):
+    for kind, path in sorted(sources, key=lambda source: source[0] == CATALOGUE):
         wanted = None
         if kind == CATALOGUE:
             if not tables:
@@ -201,7 +238,7 @@ def _read_sources(config: Build, checklist: "Checklist") -> "list[pl.DataFrame]"
         reading = read_source(
             kind,
             path,
-            licence=config.licence or None,
+            licence=config.files_licence or None,
             species=wanted,
             per_species=config.max_images or 200,
             seed=config.seed,
@@ -233,17 +270,33 @@ def _name_lists(config: Build) -> list[Path]:
     return [beside]
 
 
-def _open_door(hosts: tuple[str, ...], contact: str) -> "Door":
+@contextmanager
+def _open_door(hosts: tuple[str, ...], contact: str) -> "Iterator[Door]":
     from biovita.sources.address import Policy
     from biovita.sources.budget import Budgets, default_path
     from biovita.sources.http import Door
     from biovita.sources.kinds import HOSTS
 
-    return Door(Policy(hosts=(*HOSTS, *hosts)), Budgets(default_path()), contact=contact)
+    policy = Policy(hosts=(*HOSTS, *hosts))
+    with Budgets(default_path()) as budgets, Door(policy, budgets, contact=contact) as door:
+        yield door
+
+
+def _say_foreign_hosts(tables: "list[pl.DataFrame]", hosts: tuple[str, ...]) -> None:
+    """Say how many files lie where nobody allowed us to ask: the hosts of GBIF's publishers, for the most part."""
+    import polars as pl
+
+    urls = pl.concat(table.filter(pl.col("file").is_null())["url"] for table in tables).drop_nulls()
+    foreign = urls.str.to_lowercase().str.extract("^https?://([^/:?#]+)").drop_nulls()
+    counts = foreign.filter(~foreign.is_in(hosts)).value_counts().sort(["count", "url"], descending=[True, False])
+    if len(counts):
+        most = ", ".join(f"{host} ({n:,})" for host, n in counts.head(N_HOSTS).iter_rows())
+        rest = f" and {len(counts) - N_HOSTS:,} more" if len(counts) > N_HOSTS else ""
+        n = counts["count"].sum()
+        say(f"{n:,} file{'s' * (n > 1)} on hosts that are not asked: {most}{rest}; add them with --hosts")
 
 
 def _species_of(path: Path) -> set[str]:
-    from biovita.errors import DatasetError
     from biovita.tables import read_table
 
     table = read_table(path)
@@ -279,7 +332,8 @@ def _part(text: str) -> tuple[int, int] | None:
 
 def _say_counts(reading: "Reading") -> None:
     for what, n in sorted(reading.counts.items()):
-        say(f"  {what}: {n:,}")
+        if what != "records":  # said already
+            say(f"  {what}: {n:,}")
 
 
 def _list_refused(refused: "pl.DataFrame") -> None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import polars as pl
 
+from biovita.data.dedupe import near_duplicates
 from biovita.files import read_manifest, sha256_file
 from biovita.log import Progress
 from biovita.sources.licence import UNKNOWN
@@ -104,6 +105,10 @@ def problems(dataset: Dataset) -> list[str]:
     if found:
         return found
     found += law_breaks(media, taxa)
+    clusters = near_duplicates(media).clusters.join(media.select("media_id", "split"), on="media_id")
+    apart = clusters.filter(pl.col("split").n_unique().over("cluster") > 1)["media_id"]
+    if len(apart):
+        found.append(f"near-duplicates in two splits: {', '.join(apart.head(5))} ({len(apart)} in all)")
     counts = dataset.manifest.get("counts", {})
     for name, frame in (("ok", media), ("quarantined", dataset.quarantine), ("species", taxa)):
         if counts.get(name) != len(frame):

@@ -147,9 +147,11 @@ def image_pairs(bits: np.ndarray) -> tuple[np.ndarray, int]:
         keyed.sort()
         row = (keyed & np.uint64(0xFFFFFFFF)).astype(np.uint32)
         keyed >>= np.uint64(32)
-        n_crowded += _count_crowded(keyed)
-        for first, shift in _neighbours(keyed):
-            left, right = row[first], row[first + shift]
+        for first, second in _neighbours(keyed):
+            if not len(second):
+                n_crowded += len(first)
+                break
+            left, right = row[first], row[second]
             distance = np.zeros(len(left), np.uint8)
             for word in bits.T:
                 distance = distance + np.bitwise_count(word[left] ^ word[right])
@@ -175,26 +177,14 @@ def audio_pairs(peaks: np.ndarray, n_peaks: np.ndarray, duration_s: np.ndarray) 
     Returns:
         As `image_pairs`.
     """
-    long = np.flatnonzero(duration_s >= LEAST_OVERLAP_S)
+    by_length = np.argsort(duration_s, kind="stable")
+    long = by_length[duration_s[by_length] >= LEAST_OVERLAP_S]
     found, n_crowded = [np.zeros(0, np.uint64)], 0
-    for plans, rows in ((WHOLE, np.arange(len(peaks))), (CUT, long)):
-        sounds = Sounds(peaks[rows], n_peaks[rows], duration_s[rows])
-        keyed, starts = _sorted_keys(sounds, plans)
-        position = np.uint64((1 << starts.size.bit_length()) - 1)
-        per_row = sum(plan.kept for plan in plans)
-        n_crowded += _count_crowded(keyed & ~position)
-        for first, shift in _neighbours(keyed & ~position):
-            for i in range(0, len(first), PAIR_BATCH):
-                one = (keyed[first[i : i + PAIR_BATCH]] & position).astype(np.int64)
-                other = (keyed[first[i : i + PAIR_BATCH] + shift] & position).astype(np.int64)
-                offset = starts[one] - starts[other]
-                left, right = one // per_row, other // per_row
-                lie = (left != right) & lie_together(sounds.duration_s[left], sounds.duration_s[right], offset)
-                left, right, offset = left[lie], right[lie], offset[lie]
-                same = coincide(sounds, left, right, offset)
-                pair = np.sort(np.stack([rows[left[same]], rows[right[same]]]).astype(np.uint64), axis=0)
-                found.append(np.unique(pair[0] << np.uint64(32) | pair[1]))
-        del keyed, starts
+    for plans, rows, slack_s in ((WHOLE, by_length, SLACK_S), (CUT, long, np.inf)):
+        pairs, n_left = _pairs_by_key(Sounds(peaks[rows], n_peaks[rows], duration_s[rows]), plans, slack_s)
+        pairs = np.sort(rows[pairs], axis=1).astype(np.uint64)
+        found.append(pairs[:, 0] << np.uint64(32) | pairs[:, 1])
+        n_crowded += n_left
     return _unpack(np.concatenate(found)), n_crowded
 
 
@@ -208,6 +198,30 @@ class Sounds(NamedTuple):
     def take(self, rows: np.ndarray) -> "Sounds":
         """Pick rows, in the order given."""
         return Sounds(self.peaks[rows], self.n_peaks[rows], self.duration_s[rows])
+
+
+def _pairs_by_key(sounds: Sounds, plans: tuple[Keys, ...], slack_s: float) -> tuple[np.ndarray, int]:
+    """Find pairs of sounds, sorted by length, that share a key, are about as long as another, and coincide."""
+    keyed, starts = _sorted_keys(sounds, plans)
+    low = np.uint64((1 << starts.size.bit_length()) - 1)
+    place = (keyed & low).astype(np.int64)
+    keyed &= ~low
+    row = (place // sum(plan.kept for plan in plans)).astype(np.int32)
+    start = starts[place]
+    del place, starts
+    found, n_crowded = [np.zeros((0, 2), np.int64)], 0
+    for first, second in _neighbours(keyed, sounds.duration_s[row], slack_s):
+        if not len(second):
+            n_crowded = len(first)
+            break
+        for i in range(0, len(first), PAIR_BATCH):
+            one, other = first[i : i + PAIR_BATCH], second[i : i + PAIR_BATCH]
+            left, right, offset = row[one], row[other], (start[one] - start[other]).astype(np.int64)
+            lie = (left != right) & lie_together(sounds.duration_s[left], sounds.duration_s[right], offset)
+            left, right, offset = left[lie], right[lie], offset[lie]
+            same = coincide(sounds, left, right, offset)
+            found.append(np.stack([left[same], right[same]], axis=1).astype(np.int64))
+    return np.concatenate(found), n_crowded
 
 
 def _sorted_keys(sounds: Sounds, plans: tuple[Keys, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -326,22 +340,23 @@ def connect(pairs: np.ndarray, n: int) -> np.ndarray:
     return label
 
 
-def _neighbours(keys: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield, for every shift up to WINDOW, the places in sorted keys that hold what is also `shift` further on."""
+def _neighbours(
+    keys: np.ndarray, lengths: np.ndarray | None = None, slack: float = np.inf
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the places of equal sorted keys in pairs, those next to one another first, up to WINDOW apart.
+
+    Among equal keys, lengths rise; none further apart than `slack` are paired. Last come the places that have an equal
+    beyond the window, with no partner.
+    """
     first = np.arange(len(keys))
-    for shift in range(1, WINDOW + 1):
-        first = first[first < len(keys) - shift]
+    for shift in range(1, WINDOW + 2):
+        first = first[: np.searchsorted(first, len(keys) - shift)]
         first = first[keys[first] == keys[first + shift]]
+        if lengths is not None and slack < np.inf:
+            first = first[lengths[first + shift] - lengths[first] <= slack]
+        yield first, first + shift if shift <= WINDOW else first[:0]
         if not len(first):
             return
-        yield first, shift
-
-
-def _count_crowded(keys: np.ndarray) -> int:
-    """Count the pairs of equal sorted keys that are further apart than WINDOW."""
-    edges = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]])) if len(keys) else np.zeros(1, int)
-    beyond = np.maximum(0, np.diff(edges) - WINDOW)
-    return int((beyond * (beyond - 1) // 2).sum())
 
 
 def _unpack(pairs: np.ndarray) -> np.ndarray:

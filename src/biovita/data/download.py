@@ -22,7 +22,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
 
 from biovita.data.dataset import MEDIA_FOLDER
 from biovita.data.intake import media_path
@@ -178,7 +177,7 @@ class _Job:
             url, came = arrival
             if isinstance(came, FetchError):
                 verdict = _failed(url, came)
-                self._keep(url, Fetch(state="failed", kind=cast(Kind, came.kind), status=came.status, verdict=verdict))
+                self._keep(url, Fetch(state="failed", kind=came.kind, status=came.status, verdict=verdict))
                 self._tell(url, verdict)
             elif isinstance(came, BaseException):
                 raise came

@@ -5,6 +5,7 @@ block: 3.6 M verdicts as objects would not fit the memory that a build may take.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -108,9 +109,13 @@ def place(path: Path, verdict: Verdict, out: Path) -> Verdict:
     target = out / media_path(verdict)
     if target.is_file():
         return verdict
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        return _gone(path, error.strerror or "cannot be opened again")
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as source, atomic_path(target) as part:
+        with source, atomic_path(target) as part:
             with part.open("wb") as copy:
                 while block := source.read(BLOCK_BYTES):
                     digest.update(block)
@@ -118,7 +123,14 @@ def place(path: Path, verdict: Verdict, out: Path) -> Verdict:
             if digest.hexdigest() != verdict.sha256:
                 raise MediaError("unreadable", "it changed between the check and the copy")
     except MediaError as error:
-        return Verdict(path=verdict.path, verdict="reject", reason=error.reason, detail=error.detail)
+        return _gone(path, error.detail)
     except OSError as error:
-        raise DatasetError(f"{target}: {error.strerror}; mend that and run the same command again") from error
+        free = shutil.disk_usage(out).free
+        raise DatasetError(
+            f"{target}: {error.strerror}, {free / 1e6:,.0f} MB free; mend that and run the same command again"
+        ) from error
     return verdict
+
+
+def _gone(path: Path, detail: str) -> Verdict:
+    return Verdict(path=str(path), verdict="reject", reason="unreadable", detail=detail)

@@ -124,9 +124,13 @@ def _take(
         seed: of the order, with `purpose`.
         purpose: another word gives another order.
     """
-    queue = groups.select("number")[hash_order(seed, purpose, groups["group"])].with_row_index("place")
-    queued = entries.join(queue, on="number").sort("place")
-    place, cell, n = (queued[name].to_numpy().astype(np.int64) for name in ("place", "cell", "n"))
+    queue = groups["number"].gather(hash_order(seed, purpose, groups["group"])).to_numpy()
+    number, cell, n = (entries[name].to_numpy().astype(np.int64) for name in ("number", "cell", "n"))
+    place_of = np.full(number.max(initial=-1) + 1, -1)
+    place_of[queue] = np.arange(len(queue))
+    place = place_of[number]
+    in_turn = np.argsort(place)[np.count_nonzero(place < 0) :]  # without those that left train before
+    place, cell, n = place[in_turn], cell[in_turn], n[in_turn]
     n_files = np.bincount(cell, weights=n, minlength=len(cells)).astype(np.int64)
     n_taken, taken = np.zeros_like(n_files), np.zeros(len(queue), bool)
     for modality in MODALITIES:
@@ -138,7 +142,7 @@ def _take(
         may[place[chooses[cell]]] = True
         taken |= _fill(room, place, cell, n, may & ~taken)
         n_taken = np.bincount(cell, weights=n * taken[place], minlength=len(cells)).astype(np.int64)
-    return queue["number"].filter(taken).to_numpy()
+    return queue[taken]
 
 
 def _fill(room: np.ndarray, place: np.ndarray, cell: np.ndarray, n: np.ndarray, may: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ MARGIN = 256  # samples of the slower rate read around a window, so that the res
 PREROLL_S = 0.25  # decoded and dropped after a seek: AAC and MP3 frames lean on the frames before them
 AAC_BIT_RATE = 128_000
 MOST_PLANES = 7  # PyAV 18.1 reads past the end of the planes of a frame that has more, and crashes
+FULL_SCALE = {"flt": 1, "fltp": 1, "s16": 2**15, "s16p": 2**15, "s32": 2**31, "s32p": 2**31}  # FFmpeg's sample formats
 
 # FFmpeg names. The mov demuxer also reads m4a and mp4.
 AUDIO_FORMATS = "wav,flac,mp3,ogg,mov,aiff"
@@ -144,10 +145,11 @@ def is_allowed_codec(name: str) -> bool:
 
 
 class Decoding:
-    """Iterate over the first audio stream of a container, from where it stands, as (position, block).
+    """Decode the first audio stream of a container, from where it stands, to float32 [n_channels, n].
 
-    `position` counts samples from the start of the sound; `block` is float32 [n_channels, n]. Packets that do not
-    decode are skipped and counted: FFmpeg reports broken frames and bytes behind the end of an MP3 that way.
+    Iterate for (position, block), where `position` counts samples from the start of the sound, or take `chunks`.
+    Packets that do not decode, or to another rate or layout than the first, are skipped and counted: FFmpeg reports
+    broken frames and bytes behind the end of an MP3 that way.
 
     Attributes:
         n_packets: read so far.
@@ -160,36 +162,57 @@ class Decoding:
         self.n_packets = 0
         self.n_bad_packets = 0
         self.n_bad_at_end = 0
+        self._to_packed = av.AudioResampler(format="flt")
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         stream = self.container.streams.audio[0]
-        self._to_planar, self._to_packed = av.AudioResampler(format="fltp"), av.AudioResampler(format="flt")
         origin = stream.start_time or 0  # in FFmpeg an MP3 begins at its encoder's delay
         samples_per_tick = float(_time_base(stream) * stream.rate)
         position = 0
-        for packet in self.container.demux(stream):
+        for frame in self._frames():
+            if frame.pts is not None:
+                position = round((frame.pts - origin) * samples_per_tick)
+            yield position, self._samples(frame)
+            position += frame.samples
+
+    def chunks(self, n_samples: int) -> Iterator[np.ndarray]:
+        """Yield all samples in blocks of at least `n_samples`, but for the last: costs per frame stay in C."""
+        fifo = av.AudioFifo()
+        for frame in self._frames():
+            frame.pts = None  # else it refuses a gap
+            fifo.write(frame)
+            if fifo.samples >= n_samples and (joined := fifo.read()):
+                yield self._samples(joined)
+        if joined := fifo.read():
+            yield self._samples(joined)
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        kind = None
+        for packet in self.container.demux(self.container.streams.audio[0]):
             self.n_packets += 1
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
+                frames = None
+            if frames and not kind:
+                kind = _kind(frames[0])
+            if frames is None or any(_kind(frame) != kind for frame in frames):
                 self.n_bad_packets += 1
                 self.n_bad_at_end += 1
                 continue
-            for frame in frames:
+            if frames:
                 self.n_bad_at_end = 0
-                if frame.pts is not None:
-                    position = round((frame.pts - origin) * samples_per_tick)
-                for block in self._blocks(frame):
-                    yield position, block
-                    position += block.shape[1]
+                yield from frames
 
-    def _blocks(self, frame: av.AudioFrame) -> list[np.ndarray]:
-        n_channels = frame.layout.nb_channels
-        if n_channels > MOST_PLANES:
-            return [packed.to_ndarray().reshape(-1, n_channels).T for packed in self._to_packed.resample(frame)]
-        if frame.format.name == "fltp":
-            return [frame.to_ndarray()]
-        return [planar.to_ndarray() for planar in self._to_planar.resample(frame)]
+    def _samples(self, frame: av.AudioFrame) -> np.ndarray:
+        n_channels, name = frame.layout.nb_channels, frame.format.name
+        if name not in FULL_SCALE or (frame.format.is_planar and n_channels > MOST_PLANES):
+            [frame] = self._to_packed.resample(frame)
+            name = "flt"
+        samples = frame.to_ndarray()
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, n_channels).T
+        return samples if FULL_SCALE[name] == 1 else np.multiply(samples, 1 / FULL_SCALE[name], dtype=np.float32)
 
 
 class _Nameless:
@@ -197,6 +220,10 @@ class _Nameless:
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _kind(frame: av.AudioFrame) -> tuple[int, int, str]:
+    return frame.sample_rate, frame.layout.nb_channels, frame.format.name
 
 
 def _time_base(stream: AudioStream) -> Fraction:

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 import av.error
@@ -99,19 +99,25 @@ def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
     """Decode everything once for length, range, silence and the print; return the number of samples."""
     limits, sound_print = look.limits, AudioPrint(rate_hz)
     n_samples, total, low, high, loudest = 0, 0.0, np.inf, -np.inf, 0.0
-    for block in _chunks(decoding):
-        peak = max(float(block.max()), -float(block.min()))
-        if not np.isfinite(peak):  # NaN survives max and min
-            raise MediaError("non_finite", "NaN or infinite samples")
-        if peak > limits.max_sample:
-            raise MediaError("out_of_range", f"samples up to {peak:.3g}")
-        n_samples += block.shape[1]
-        if n_samples > limits.max_duration_s * rate_hz:
-            raise MediaError("too_long", f"more than {limits.max_duration_s:g} s")
-        mono = mix_down(block)
-        total += float(mono.sum(dtype=np.float64))
-        low, high, loudest = min(low, float(mono.min())), max(high, float(mono.max())), max(loudest, peak)
-        sound_print.add(mono)
+    with ThreadPoolExecutor(1) as beside:  # the print is taken while the next chunk decodes
+        printed: Future[None] | None = None
+        for block in decoding.chunks(CHUNK_SAMPLES):
+            peak = max(float(block.max()), -float(block.min()))
+            if not np.isfinite(peak):  # NaN survives max and min
+                raise MediaError("non_finite", "NaN or infinite samples")
+            if peak > limits.max_sample:
+                raise MediaError("out_of_range", f"samples up to {peak:.3g}")
+            n_samples += block.shape[1]
+            if n_samples > limits.max_duration_s * rate_hz:
+                raise MediaError("too_long", f"more than {limits.max_duration_s:g} s")
+            mono = mix_down(block)
+            total += float(mono.sum(dtype=np.float64))
+            low, high, loudest = min(low, float(mono.min())), max(high, float(mono.max())), max(loudest, peak)
+            if printed:
+                printed.result()
+            printed = beside.submit(sound_print.add, mono)
+        if printed:
+            printed.result()
     if n_samples:
         mean = total / n_samples
         peak = max(high - mean, mean - low)
@@ -120,20 +126,6 @@ def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
             raise MediaError("silent", f"peak {peak:.1e} around {mean:.1e}{cancels}")
         look.note(fingerprint=sound_print.text())
     return n_samples
-
-
-def _chunks(decoding: Decoding) -> Iterator[np.ndarray]:
-    """Join decoded blocks to chunks [n_channels, n] that are worth a call."""
-    blocks: list[np.ndarray] = []
-    n_samples = 0
-    for _, block in decoding:
-        blocks.append(block)
-        n_samples += block.shape[1]
-        if n_samples >= CHUNK_SAMPLES:
-            yield np.concatenate(blocks, axis=1)
-            blocks, n_samples = [], 0
-    if n_samples:
-        yield np.concatenate(blocks, axis=1)
 
 
 def _judge_riff(file: BinaryIO, look: Look) -> None:

@@ -5,7 +5,7 @@ differing bits tells how alike two pictures are.
 
 A sound: where in time and pitch its most outstanding peaks lie, at most 96 of them.
 
-1. Energies of 60 bands, 300 to 7500 Hz, every 32 ms; what a lossy codec or a lower rate takes away lies above.
+1. Energies of 60 bands, 300 to 7000 Hz, every 32 ms; what a lossy codec or a lower rate takes away lies above.
 2. A peak is louder than all its neighbours; its height is measured against the mean of half a second around it.
 3. A peak reigns until a higher one comes, before or after it. The peaks that reign longest are kept, longest first.
    So they spread over the whole sound, and a cut from it keeps those that lie inside.
@@ -32,8 +32,8 @@ MIN_SIGNIFICANT = 96  # frequencies; a picture with fewer is too smooth for a pr
 
 N_PEAKS = 96
 N_BANDS = 60
-LOWEST_HZ, HIGHEST_HZ = 300.0, 7_500.0
-LEAST_RATE_HZ = 20_000  # sounds are thinned out to between this and twice this
+LOWEST_HZ, HIGHEST_HZ = 300.0, 7_000.0
+LEAST_RATE_HZ = 14_500  # sounds are thinned out to between this and twice this
 SLICE_S, HOP_S = 0.096, 0.032
 STEP_S = 0.016  # in which the time of a peak is given
 STEPS_PER_BAND = 4  # in which its pitch is given
@@ -79,6 +79,8 @@ class AudioPrint:
         self.edges = np.minimum(edges, self.n_fft // 2 - 0.001)  # in a running total over the spectrum
         self.taper = np.hanning(self.n_fft).astype(np.float32)
         self.hop_s = self.hop / rate_hz
+        # A triangle lets little through of what would fold back from above.
+        self.weights = np.convolve(np.ones(self.thinning), np.ones(self.thinning)).astype(np.float32)
         self.rest = np.zeros(0, np.float32)  # samples not yet thinned out
         self.samples = np.zeros(0, np.float32)  # from the first slice that is not yet transformed
         self.energy = np.zeros((0, N_BANDS))  # of slices from `first` on
@@ -88,11 +90,12 @@ class AudioPrint:
 
     def add(self, mono: np.ndarray) -> None:
         """Take the next samples [n]."""
-        samples = np.concatenate([self.rest, mono])
-        whole = len(samples) // self.thinning * self.thinning
-        self.rest = samples[whole:]
-        # Thinned out by plain averaging: what folds back from above is faint, and the same in a copy.
-        thinned = mix_down(samples[:whole].reshape(-1, self.thinning).T)
+        samples, step = np.concatenate([self.rest, mono]), self.thinning
+        n = max(0, (len(samples) - len(self.weights)) // step + 1)
+        thinned = np.zeros(n, np.float32)
+        for i, weight in enumerate(self.weights):
+            thinned += weight * samples[i : i + n * step : step]
+        self.rest = samples[n * step :]
         self.samples = np.concatenate([self.samples, thinned])
         n_slices = (len(self.samples) - self.n_fft) // self.hop + 1
         if n_slices >= BATCH:
