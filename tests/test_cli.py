@@ -134,8 +134,8 @@ def test_a_name_that_is_not_public_is_refused_with_those_that_are() -> None:
         (["xyzzy"], "'xyzzy' is not a command; `biovita --help` lists them"),
         (
             ["data"],
-            "'data' is not a command; there are: data records, data build, data check, data verify, data card, data shard, "
-            "data export",
+            "'data' is not a command; there are: data records, data build, data check, data verify, data card, "
+            "data shard, data export",
         ),
         (["bench", "scroe"], "'bench scroe' is not a command; there are: bench make, bench embed, bench score"),
         (["--frobnicate"], "'--frobnicate' is not a command; `biovita --help` lists them"),

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from test_crash import contents
 
 BIOVITA = Path(sys.executable).parent / "biovita"
