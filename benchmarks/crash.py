@@ -53,7 +53,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         world = root / "world"
-        words = [BIOVITA, "world", "make", "--species", "5", "--recordings", "1", "--images", "1", "--seed", "1"]
+        words = [BIOVITA, "world", "make", "--species", "12", "--recordings", "1", "--images", "1", "--seed", "1"]
         subprocess.run([*words, "--out", str(world)], check=True, capture_output=True)
         done = build(world, root / "whole" / "dataset")
         assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def main() -> int:
             print(lines[-1], flush=True)
     PAGE.write_text(
         "# A build killed at every rename, fsync and write\n\n"
-        "A build of a made-up world (5 species) is killed at every system call of a kind, and run again.\n"
+        "A build of a made-up world (12 species) is killed at every system call of a kind, and run again.\n"
         "Wrong is any byte of tables or media that differs from an undisturbed build, or a left-over file.\n\n"
         f"    python benchmarks/crash.py{' --every ' + str(args.every) if args.every > 1 else ''}\n\n"
         "| call | builds killed | wrong after the second run | s |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"

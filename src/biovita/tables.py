@@ -42,6 +42,19 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> 
             raise DatasetError(f"{path}: no column '{column}'; {hint}")
 
 
+def occurs_again(column: pl.Series) -> pl.Series:
+    """Mark the values that occur more than once; null never does.
+
+    Texts are compared only where their hashes are equal, which is several times faster than comparing them all.
+    """
+    suspect = column.hash().is_duplicated() & column.is_not_null()
+    if not suspect.any():
+        return suspect
+    marks = suspect.to_numpy(writable=True)
+    marks[marks] = column.filter(suspect).is_duplicated().to_numpy()
+    return pl.Series(column.name, marks)
+
+
 def write_table(path: Path, table: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> None:
     """Write exactly the columns of a schema, atomically; equal rows give equal bytes."""
     with atomic_path(path) as part:

@@ -1,6 +1,7 @@
 """Copies are found and strangers are not, exactly as plain loops say, in whatever order the rows come."""
 
 import base64
+import math
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -15,9 +16,13 @@ from biovita.data import dedupe
 from biovita.data.dataset import Dataset
 from biovita.data.dedupe import (
     CUT,
+    DEVIATIONS,
     LEAST_OVERLAP_S,
+    LEAST_PEAKS,
+    LEAST_SHARE,
     MOST_BITS,
     NO_KEY,
+    SHORT_SHARE,
     WHOLE,
     WINDOW,
     Sounds,
@@ -27,6 +32,7 @@ from biovita.data.dedupe import (
     image_pairs,
     lie_together,
     near_duplicates,
+    self_fit,
     sound_keys,
 )
 from biovita.errors import DatasetError
@@ -134,21 +140,26 @@ def test_a_crowd_of_equal_pictures_is_one_cluster_and_what_was_not_compared_is_c
 
 def plainly_coincide(sounds: Sounds, i: int, j: int, offset: int) -> bool:
     """Lay one sound over the other, count, decide; all offsets around the given one."""
+    left, right = ([(int(p) >> 8, int(p) & 255) for p in sounds.peaks[row, : sounds.n_peaks[row]]] for row in (i, j))
+    left_s, right_s = (float(sounds.duration_s[row]) for row in (i, j))
 
-    def heard(one: int, other: int, shift: int) -> Peaks:
-        peaks = [(int(p) >> 8, int(p) & 255) for p in sounds.peaks[one, : sounds.n_peaks[one]]]
-        return [(t, p) for t, p in peaks if t - shift >= 0 and (t - shift) * STEP_S < sounds.duration_s[other]]
+    def near(time: int, pitch: int, theirs: Peaks) -> bool:
+        return any(abs(time - u) <= 2 and abs(pitch - q) <= 4 for u, q in theirs)
 
-    def partners(ours: Peaks, theirs: Peaks, shift: int) -> int:
-        return sum(any(abs(t - u - shift) <= 2 and abs(p - q) <= 4 for u, q in theirs) for t, p in ours)
-
-    short = min(sounds.duration_s[i], sounds.duration_s[j]) < LEAST_OVERLAP_S
     for shift in range(offset - 4, offset + 5):
-        left, right = heard(i, j, shift), heard(j, i, -shift)
-        n = min(len(left), len(right))
-        matched = min(partners(left, right, shift), partners(right, left, -shift))
-        if n >= 24 and matched >= (0.65 if short else 0.55) * n:
-            return True
+        moved = [(time + shift, pitch) for time, pitch in right]
+        in_left = [peak for peak in left if peak[0] >= shift and (peak[0] - shift) * STEP_S < right_s]
+        in_right = [peak for peak in moved if peak[0] >= 0 and peak[0] * STEP_S < left_s]
+        n = min(len(in_left), len(in_right))
+        if n < LEAST_PEAKS:
+            continue
+        matched = min(sum(near(*peak, moved) for peak in in_left), sum(near(*peak, left) for peak in in_right))
+        level = [sum(abs(pitch - q) <= 4 for _, q in right) for _, pitch in in_left]
+        chance = sum(1 - math.exp(-k * 5 * STEP_S / right_s) for k in level) / len(level)
+        least = SHORT_SHARE if min(left_s, right_s) < LEAST_OVERLAP_S else LEAST_SHARE
+        deviation = math.sqrt(n * chance * (1 - chance))
+        if (matched / n - chance) / (1 - chance) >= least and (matched - n * chance) / deviation >= DEVIATIONS:
+            return True  # none of the sounds here is regular
     return False
 
 
@@ -202,6 +213,48 @@ def test_pairs_of_sounds_equal_those_of_a_plain_loop_over_keys() -> None:
     assert n_crowded == 0
     assert sum((2 * i, 2 * i + 1) in twin for i in range(60)) >= 58
     assert len(twin) <= 60
+
+
+def test_sounds_full_of_peaks_at_few_pitches_do_not_coincide_by_chance() -> None:
+    rng = np.random.default_rng(8)
+    sounds = archive([([(t, 60 + p % 16) for t, p in song(rng, 4.0)], 4.0) for _ in range(200)])
+    one, other = np.triu_indices(200, 1)
+    assert not coincide(sounds, one, other, np.zeros(len(one), int)).any()
+    assert coincide(sounds, np.arange(200), np.arange(200), np.zeros(200, int)).all()
+
+
+def test_two_crickets_of_one_rhythm_are_no_copies_but_a_copy_of_one_is() -> None:
+    rng = np.random.default_rng(9)
+
+    def cricket(duration_s: float) -> Peaks:
+        beats = np.arange(20, round(duration_s / STEP_S) - 20, 25)
+        pitches = rng.integers(198, 206, len(beats))
+        order = rng.permutation(len(beats))[:N_PEAKS]
+        return [(int(t), int(p)) for t, p in zip(beats[order], pitches[order], strict=True)]
+
+    one, other = cricket(20.0), cricket(24.0)
+    rows = [
+        ("copy", "audio", text_of(copy_of(one, rng, lost=0.05)), 20.0),
+        ("one", "audio", text_of(one), 20.0),
+        ("other", "audio", text_of(other), 24.0),
+    ]
+    assert clusters_of(table(*rows)) == {"copy": ["copy", "one"]}
+    held = archive([(one, 20.0), (other, 24.0)])
+    assert not coincide(held, np.zeros(3, int), np.ones(3, int), np.array([0, 25, -50])).any()
+
+
+def test_how_well_a_sound_fits_itself_equals_a_plain_loop() -> None:
+    rng = np.random.default_rng(10)
+    for n in (1, 23, 24, 60, N_PEAKS):
+        peaks = song(rng, 5.0, n)
+        first = min(time for time, _ in peaks)
+        best = 0.0
+        for shift in range(5 + 2, 320):
+            left = sum(time - first >= shift for time, _ in peaks)
+            fits = sum(abs(t - u - shift) <= 2 and t - u > 4 and abs(p - q) <= 4 for t, p in peaks for u, q in peaks)
+            best = max(best, fits / left if left >= LEAST_PEAKS else 0.0)
+        got = self_fit(np.array([time << 8 | pitch for time, pitch in peaks], np.uint32))
+        assert got == pytest.approx(best)
 
 
 def test_a_half_of_a_long_sound_is_found_and_a_common_beginning_is_none() -> None:

@@ -1,8 +1,9 @@
 """A made-up world as the public sources would give it, and the command line with a door to it.
 
-One web server on loopback stands for all hosts. Xeno-canto has the recordings of animals that nobody photographed,
-iNaturalist and GBIF share the others, a table names files on this machine. What is wrong with the outside is here as
-well: pages in the place of sounds, files that are gone, names of two species, the same photo from two sources.
+URLs are those of the real hosts; one web server on loopback answers for all of them. Xeno-canto has the recordings of
+animals that nobody photographed, iNaturalist and GBIF share the others, a table names files on this machine. What is
+wrong with the outside is here as well: pages in the place of sounds, files that are gone, names of two species, the
+same photo from two sources.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 
@@ -25,17 +27,17 @@ from fault_server import FaultServer  # noqa: E402
 
 from biovita import cli, log  # noqa: E402
 from biovita.commands import data  # noqa: E402
-from biovita.sources import inaturalist, xeno_canto  # noqa: E402
 from biovita.sources.address import Policy  # noqa: E402
 from biovita.sources.budget import Budget, Budgets  # noqa: E402
 from biovita.sources.http import Door  # noqa: E402
+from biovita.sources.inaturalist import BUCKET  # noqa: E402
+from biovita.sources.kinds import HOSTS  # noqa: E402
 from biovita.taxonomy.rank import RANKS  # noqa: E402
-from biovita.taxonomy.traits import TRAITS  # noqa: E402
 from biovita.world.publish import damaged_files  # noqa: E402
 
-HOST = "127.0.0.1"
+MUSEUM = "media.museum.example"  # publishes through GBIF; the run file allows its host
 SOURCES = ("xeno-canto:xc", "inaturalist:inat", "inaturalist:open-data", "gbif:gbif.zip", "files:files/files.tsv")
-CAP = 4  # pictures of a species
+CAP = 5  # pictures of a species
 ABOVE = RANKS[:-1]
 CLASSES = {"Plumata": "Aves", "Villosa": "Mammalia", "Saltantia": "Amphibia", "Hexalata": "Insecta"}
 GROUPS = {"Aves": "birds", "Mammalia": "land mammals", "Amphibia": "frogs", "Insecta": "grasshoppers"}
@@ -96,18 +98,28 @@ class Outside:
         return self("data", "build", "run.toml", "--out", out, *words)
 
 
+class Wire(httpx.HTTPTransport):
+    """Every host of the world is one server on this machine; the path alone says what is asked for."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.port = port
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=self.port)
+        return super().handle_request(request)
+
+
 def lead_to(patch: pytest.MonkeyPatch, folder: Path, port: int) -> None:
-    """Stand in the published folder, with the one server for all hosts of the world."""
+    """Stand in the published folder, with a door of the real rules on a wire to the server, and no rate to wait for."""
 
     def open_door(hosts: tuple[str, ...], contact: str) -> Door:
-        policy = Policy(hosts=(HOST, *hosts), schemes=("http",), ports=(port,), public_only=False)
-        budgets = Budgets(folder / "budgets.sqlite", [Budget(hosts=(HOST,), per_second=2000.0)])
-        return Door(policy, budgets, contact=contact, backoff_s=0.01)
+        policy = Policy(hosts=(*HOSTS, *hosts))
+        budgets = Budgets(folder / "budgets.sqlite", [Budget(hosts=policy.hosts, per_second=2000.0)])
+        return Door(policy, budgets, contact=contact, transport=Wire(port), backoff_s=0.01)
 
     patch.chdir(folder)
     patch.setattr(data, "_open_door", open_door)
-    patch.setattr(inaturalist, "BUCKET", f"http://{HOST}:{port}/photos")
-    patch.setattr(xeno_canto, "API", f"http://{HOST}:{port}/api")
 
 
 def publish(world: Path, folder: Path, server: FaultServer) -> Outside:
@@ -117,6 +129,11 @@ def publish(world: Path, folder: Path, server: FaultServer) -> Outside:
     publisher.add_trouble()
     publisher.write()
     return Outside(folder, server, publisher.bad, publisher.torn)
+
+
+def path_of(url: str) -> str:
+    """Return what the server knows a URL by."""
+    return url.split("/", 3)[3]
 
 
 class Publisher:
@@ -140,14 +157,10 @@ class Publisher:
         self.bad: dict[str, str] = {}
         self.torn: list[str] = []
 
-    def put(self, record: dict[str, Any], path: str) -> str:
-        """Give a file of the world a place on the server."""
-        self.server.bodies[path] = (self.world / record["path"]).read_bytes()
-        return self.server.url(path)
-
-    def body(self, url: str) -> str:
-        """Return the name of a file on the server."""
-        return url.removeprefix(self.server.url(""))
+    def put(self, record: dict[str, Any], url: str) -> str:
+        """Give a file of the world a place on the server, and return its URL."""
+        self.server.bodies[path_of(url)] = (self.world / record["path"]).read_bytes()
+        return url
 
     def share_out(self) -> None:
         (self.folder / "files").mkdir()
@@ -179,7 +192,7 @@ class Publisher:
                 "lat": str(record["latitude_deg"]),
                 "lon": str(record["longitude_deg"]),
                 "url": f"//xeno-canto.org/{n}",
-                "file": other.get("file") or self.put(record, f"xc/{n}/download"),
+                "file": other.get("file") or self.put(record, f"https://xeno-canto.org/{n}/download"),
                 "lic": DEEDS[record["licence"]],
                 "q": record["quality"],
                 "date": f"{record['recorded_at']:%Y-%m-%d}",
@@ -196,10 +209,10 @@ class Publisher:
         for medium in media:
             suffix, code = Path(medium["path"]).suffix, CODES[medium["licence"]]
             if medium["modality"] == "audio":
-                url = self.put(medium, f"sounds/{n}{suffix}")
+                url = self.put(medium, f"https://static.inaturalist.org/sounds/{n}{suffix}")
                 sounds.append({"id": n, "license_code": code, "file_url": f"{url}?162"})
                 continue
-            url = self.put(medium, f"photos/{n}/original{suffix}")
+            url = self.put(medium, f"{BUCKET}/{n}/original{suffix}")
             if photos_are == "api":
                 photos.append({"id": n, "license_code": code, "url": url.replace("original", "square") + "?162"})
             elif photos_are == "gbif":
@@ -243,7 +256,7 @@ class Publisher:
                 **other,
             }
         )
-        url = url or self.put(record, f"museum/{n}{Path(record['path']).suffix}")
+        url = url or self.put(record, f"https://{MUSEUM}/{n}{Path(record['path']).suffix}")
         self.media.append(
             {
                 "gbifID": str(n),
@@ -265,40 +278,43 @@ class Publisher:
     def add_trouble(self) -> None:
         server = self.server
         call = next(self.records.filter(modality="audio").iter_rows(named=True))
-        photo = next(self.records.filter(modality="image").iter_rows(named=True))
+        photos = self.records.filter(modality="image").sort(pl.len().over("scientific_name"), "media_id")
+        # of another species each, which have so few that no cap leaves out what is wrong with them
+        rare = list(photos.unique("scientific_name", keep="first", maintain_order=True).head(4).iter_rows(named=True))
         slow, moved, copied = self.xc[:3]
         for recording, kind, body in ((slow, "503_burst", "503_burst"), (moved, "redirect", "plain_2")):
-            server.bodies[body] = server.bodies.pop(self.body(recording["file"]))
-            recording["file"] = server.url(kind)
+            server.bodies[body] = server.bodies.pop(path_of(recording["file"]))
+            recording["file"] = f"https://xeno-canto.org/{kind}"
         other_group = next(group for group in GROUPS.values() if group != slow["grp"])
         for n, trouble, reason in (
-            (901, {"file": server.url("404?901")}, "download_failed"),
-            (902, {"file": server.url("html_with_200?902")}, "html_document"),
+            (901, {"file": "https://xeno-canto.org/404?901"}, "download_failed"),
+            (902, {"file": "https://xeno-canto.org/html_with_200?902"}, "html_document"),
             (903, {"gen": "Mystery", "sp": "mystery"}, "name_unresolved"),
             (904, {"lic": ""}, "licence_refused"),
             (905, {"grp": other_group, "gen": slow["gen"], "sp": slow["sp"]}, "name_unresolved"),
         ):
-            self.on_xeno_canto(n, call, **{"file": server.url(f"xc/{n}"), **trouble})
+            self.on_xeno_canto(n, call, **{"file": f"https://xeno-canto.org/{n}/download", **trouble})
             self.bad[f"xc:{n}"] = reason
         self.on_xeno_canto(906, call, file=" ")  # a species under threat: it is counted, and no record
         shown = next(observation for observation in self.inat if observation["photos"])
         again = shown["photos"][0]["url"].replace("square", "original").removesuffix("?162")
-        server.bodies["museum/copy"] = server.bodies[self.body(copied["file"])]
+        server.bodies["copy.wav"] = server.bodies[path_of(copied["file"])]
         there = {**call, "scientific_name": f"{copied['gen']} {copied['sp']}"}
         for n, record, url, name, reason in (
-            (911, {**photo, "scientific_name": shown["taxon"]["name"]}, again, "", "duplicate"),
-            (912, there, server.url("museum/copy"), "", ""),  # or the one of Xeno-canto
-            (913, photo, "https://media.museum.example/913.jpg", "", "download_failed"),
-            (914, photo, server.url("museum/914"), "Gladola celeris/undulirubra", "name_unresolved"),
+            (911, {**rare[0], "scientific_name": shown["taxon"]["name"]}, again, "", "duplicate"),
+            (912, there, f"https://{MUSEUM}/copy.wav", "", ""),  # or the one of Xeno-canto
+            (913, rare[0], "https://elsewhere.example/913.jpg", "", "download_failed"),
+            (914, rare[1], f"http://{MUSEUM}/914.jpg", "", "download_failed"),
+            (915, rare[0], f"https://{MUSEUM}/915.jpg", "Gladola celeris/undulirubra", "name_unresolved"),
         ):
             media_id = self.at_gbif(n, record, url=url, **({"scientificName": name} if name else {}))
             self.bad |= {media_id: reason} if reason else {}
         damaged = damaged_files(self.folder / "damaged")
         (self.folder / "files" / "cut.jpg").write_bytes(damaged["truncated_image"].read_bytes())
-        for path, reason in (
-            ("cut.jpg", "truncated"),
-            ("gone.jpg", "unreadable"),
-            ("../damaged/whole.jpg", "unsafe_name"),
+        for path, photo, reason in (
+            ("cut.jpg", rare[2], "truncated"),
+            ("gone.jpg", rare[3], "unreadable"),
+            ("../damaged/whole.jpg", rare[0], "unsafe_name"),
         ):
             self.on_disk(0, photo, path)
             self.bad[f"folder:{path}"] = reason
@@ -314,7 +330,7 @@ class Publisher:
         self.write_open_data()
         write_zip(self.folder / "gbif.zip", gbif_files(self.occurrences, self.media))
         pl.DataFrame(self.files).write_csv(self.folder / "files" / "files.tsv", separator="\t")
-        self.taxa.drop(TRAITS).write_csv(self.folder / "taxa.csv")
+        self.taxa.write_csv(self.folder / "taxa.csv")
         for language, ending in (("en", ""), ("de", "vogel")):
             names = [f"{species}_{row['common_name']}{ending}" for species, row in self.taxon.items()]
             (self.folder / f"{language}.txt").write_text("\n".join(names))
@@ -332,6 +348,7 @@ class Publisher:
             "seed": 3,
             "withheld": 2,
             "contact": "tests@example.org",
+            "hosts": [MUSEUM],
         }
         (self.folder / "run.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run.items()))
 

@@ -26,6 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "httpx": ("sources.http",),
     "httpcore": ("sources.http",),
     "nameparser": ("taxonomy.parse",),
+    "polars_hash": ("data.split",),
     "ray": ("data.scale",),
     "webdataset": ("data.shards",),
     "tyro": ("config", "commands.*"),
@@ -92,6 +93,7 @@ def test_every_outside_library_is_a_stated_dependency() -> None:
         "sklearn": "scikit-learn",
         "dwca": "python-dwca-reader",
         "nameparser": "gbif-name-parser",
+        "polars_hash": "polars-hash",
     }
     used = set.union(*IMPORTS.values()) - set(sys.stdlib_module_names) - {"biovita"}
     missing = {packages.get(name, name) for name in used} - names

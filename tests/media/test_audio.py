@@ -114,3 +114,17 @@ def test_ffmpeg_never_sees_a_name(tmp_path: Path) -> None:
             audio.open_container(file)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+def test_chunks_are_the_blocks_joined(sound: tuple[Path, int]) -> None:
+    path, _ = sound
+
+    def decoded(n_samples: int | None) -> list[np.ndarray]:
+        with path.open("rb", buffering=0) as file, audio.open_container(file) as container:
+            decoding = audio.Decoding(container)
+            return [block for _, block in decoding] if n_samples is None else list(decoding.chunks(n_samples))
+
+    blocks, chunks = decoded(None), decoded(10_000)
+    assert [chunk.dtype for chunk in chunks] == [np.float32] * len(chunks)
+    assert min(chunk.shape[1] for chunk in chunks[:-1]) >= 10_000
+    assert np.array_equal(np.concatenate(chunks, axis=1), np.concatenate(blocks, axis=1))

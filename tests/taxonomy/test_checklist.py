@@ -1,13 +1,17 @@
 """Names as sources write them: one species, or a refusal that says why."""
 
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from biovita.errors import DatasetError, TaxonomyError
-from biovita.taxonomy.checklist import LOG_COLUMNS, Checklist
+from biovita.taxonomy.checklist import HINTS, LOG_COLUMNS, Checklist, _hints
+from biovita.taxonomy.decide import decide
+from biovita.taxonomy.parse import parse_names
 from biovita.taxonomy.rank import LEVELS, RANKS
 
 NAMES = Path(__file__).parents[3] / "shared" / "data" / "names"
@@ -321,6 +325,65 @@ def test_many_names_are_decided_as_one_by_one(checklist: Checklist) -> None:
         assert one.taxon is None or one.taxon.row() == {level: row[level] for level in LEVELS}
 
 
+def check_by_the_rules(checklist: Checklist, names: pl.DataFrame) -> pl.DataFrame:
+    """The log of many names is what the rules say of each of them."""
+    log = checklist.decide_all(names)
+    parsed = parse_names(log["scientific_name"].fill_null(""))
+    known = checklist._known(parsed)
+    for name, row in zip(parsed, log.iter_rows(named=True), strict=True):
+        made = decide(name, _hints({level: row.get(column) for column, level in HINTS.items()}), known)
+        ours = (made.parsed, made.below, made.how, made.species, made.source, made.differs, made.reason)
+        columns = ("parsed_name", "below_species", "how", "species", "list", "differs", "reason")
+        assert ours == tuple(row[c] if c in ("how", "species") else row[c] or "" for c in columns)
+        assert {level: row[level] for level in LEVELS} == (made.taxon.row() if made.taxon else dict.fromkeys(LEVELS))
+    return log
+
+
+def spoiled(names: list[str], n: int) -> pl.DataFrame:
+    """Names as they are, with authors, with a slip, as a subspecies, moved to another genus; with and without hints."""
+    rng = random.Random(3)
+    rows = []
+    for _ in range(n):
+        name, other = rng.choice(names), rng.choice(names)
+        i = rng.randrange(1, len(name))
+        text = rng.choice((
+            *(name, f"{name} (Linnaeus, 1758)", f"{name} Smith & M\u00fcller, 1899", f"{name} Auct, 1899"),
+            *(name[:i] + name[i + 1 :], name[:i] + "e" + name[i:], f"{name} {other.split(' ')[1]}", f"{name} sp."),
+            *(f"{other.split(' ')[0]} {name.split(' ')[1]}", name.upper()),
+        ))  # fmt: skip
+        class_, order = rng.choice((None, "Aves", " AVES", "Insecta")), rng.choice((None, "Passeriformes", "Anura"))
+        rows.append((text, class_, order, rng.choice((None, "Eurasian Blackbird"))))
+    hints = ("given_class", "given_order", "given_common_name")
+    return pl.DataFrame(rows, dict.fromkeys(("scientific_name", *hints), pl.String), orient="row")
+
+
+def test_a_column_of_names_is_decided_by_the_same_rules(tmp_path: Path) -> None:
+    rows = [("Aus bus", "", "", HAWK), ("Aus bus", "", "", FLY), ("Cus dus", "", "", HAWK),
+            ("Eus dus", "Cus dus", "synonym", HAWK), ("Fus gus", "Cus dus", "doubtful", HAWK)]  # fmt: skip
+    checklist = Checklist.open([taxon_table(tmp_path, rows), *lists(tmp_path)])
+    names = spoiled([*(name for name, *_ in rows), "Turdus merula", "Hyla arborea", "Vulpes vulpes"], 2_000)
+    log = check_by_the_rules(checklist, names)
+    assert set(log["how"]) == {"accepted", "synonym", "subspecies", "genus known", "moved genus", "refused"}
+
+
+@needs_names
+def test_columns_of_real_names_are_decided_by_the_same_rules() -> None:
+    checklist = Checklist.open([NAMES / "eBird_taxonomy_v2025.csv", NAMES / "birdnetgo_genus_taxonomy.json"])
+    labels = (NAMES / "birdnet_labels" / "en_us.txt").read_text(encoding="utf-8-sig").splitlines()
+    names = [name for name in (label.split("_")[0] for label in labels) if " " in name]
+    log = check_by_the_rules(checklist, spoiled(names, 8_000))
+    assert len(log) > 7_500
+    assert log.filter(pl.col("how") == "refused").height > 1_000
+
+
+def test_a_column_without_any_text_is_no_hint(checklist: Checklist) -> None:
+    names = pl.DataFrame({"scientific_name": ["Turdus merula", None], "given_class": [None, None]})
+    assert checklist.decide_all(names)["species"].to_list() == [None, "Turdus merula"]
+    assert checklist.decide_all(names.filter(pl.col("scientific_name").is_null()).select(pl.all().cast(pl.Null)))[
+        "how"
+    ].to_list() == ["refused"]
+
+
 def test_traits_follow_their_species_to_its_accepted_name(tmp_path: Path) -> None:
     rows = [("Astur cooperii", "", "", HAWK), ("Accipiter cooperii", "Astur cooperii", "synonym", HAWK)]
     lineage = dict(zip(RANKS, (*HAWK, "Accipiter", "Accipiter cooperii"), strict=True))
@@ -328,12 +391,55 @@ def test_traits_follow_their_species_to_its_accepted_name(tmp_path: Path) -> Non
     checklist = Checklist.open([taxon_table(tmp_path, rows), tmp_path / "traits.csv"])
     assert checklist.traits is not None
     assert checklist.traits["species"].to_list() == ["Astur cooperii"]
+    assert checklist.table()["diurnal"].to_list() == [True]
 
 
-def test_the_table_for_the_hash_holds_synonyms(tmp_path: Path) -> None:
-    species, synonym = ("Astur cooperii", "", "", HAWK), ("Accipiter cooperii", "Astur cooperii", "synonym", HAWK)
-    without = Checklist.open([taxon_table(tmp_path, [species])]).table()
-    assert not without.equals(Checklist.open([taxon_table(tmp_path, [species, synonym])]).table())
+def test_traits_keep_their_sources_and_their_conflicts(tmp_path: Path) -> None:
+    lineage = dict(zip(RANKS, (*HAWK, "Astur", "Astur cooperii"), strict=True))
+    origin = {"traits_source": '{"diurnal": "avonet"}', "traits_conflict": '{"diurnal": "avonet: true, anage: false"}'}
+    pl.DataFrame([{**lineage, "diurnal": True, **origin}]).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame([{**lineage, "species": "Astur minor", "diurnal": "0"}]).write_csv(tmp_path / "b.csv")
+    for order in (("a.parquet", "b.csv"), ("b.csv", "a.parquet")):
+        checklist = Checklist.open(tmp_path / name for name in order)
+        assert checklist.traits is not None
+        assert sorted(checklist.traits.select("species", "diurnal", *origin).rows()) == [
+            ("Astur cooperii", True, *origin.values()),
+            ("Astur minor", False, "b.csv", None),
+        ]
+
+
+def test_the_fingerprint_is_of_what_is_known(tmp_path: Path) -> None:
+    """It is the same for the same lists, and another one as soon as a name could be decided otherwise."""
+    rows = [("Astur cooperii", "", "", HAWK), ("Accipiter cooperii", "Astur cooperii", "synonym", HAWK)]
+    paths = [taxon_table(tmp_path, rows), *lists(tmp_path)]
+    labels = tmp_path / "de.txt"
+    labels.write_text("Turdus merula_Amsel\n")
+    first = Checklist.open([*paths, labels]).fingerprint()
+    assert Checklist.open([*paths, labels]).fingerprint() == first
+
+    def rewritten(path: Path, old: str, new: str) -> Callable[[], list[Path]]:
+        def write() -> list[Path]:
+            path.write_text(path.read_text().replace(old, new, 1))
+            return [*paths, labels]
+
+        return write
+
+    changes = {
+        "order": lambda: [*paths[::-1], labels],
+        "no labels": lambda: paths,
+        "a synonym less": rewritten(paths[0], "synonym", "misapplied"),
+        "a doubt": rewritten(paths[0], "misapplied", "doubtful"),
+        "an order": rewritten(paths[0], "Accipitriformes", "Falconiformes"),
+        "a genus": rewritten(paths[3], "apis", "bombus"),
+        "a name in a genus": rewritten(paths[3], "Turdus merula", "Turdus pilaris"),
+        "an older name": rewritten(paths[3], '"Tree"', '"Rana arborea"'),
+        "a trait": rewritten(paths[1], "TRUE", "FALSE"),
+        "a common name": rewritten(labels, "Amsel", "Schwarzdrossel"),
+    }
+    seen = {first}
+    for n, change in enumerate(changes.values(), start=2):
+        seen.add(Checklist.open(change()).fingerprint())
+        assert len(seen) == n
 
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_we_know(tmp_path: Path) -> None:

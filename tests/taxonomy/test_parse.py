@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovita.errors import TaxonomyError
-from biovita.taxonomy.parse import MAX_CHARS, ParsedName, binomial, parse_names
+from biovita.taxonomy.parse import MAX_CHARS, ParsedName, _is_latin, _read, binomial, parse_names
 
 TIMES = "\u00d7"
 
@@ -19,34 +19,34 @@ def read(name: str) -> ParsedName:
 
 
 @pytest.mark.parametrize(
-    ("name", "species", "below", "author"),
+    ("name", "species", "below"),
     [
-        ("Turdus merula", "Turdus merula", "", ""),
-        ("turdus_merula", "Turdus merula", "", ""),
-        ("TURDUS MERULA", "Turdus merula", "", ""),
-        ("Turdus\tmerula\n", "Turdus merula", "", ""),
-        ("Turdus\u00a0merula", "Turdus merula", "", ""),
-        ("\ufeffTurdus\u200b merula", "Turdus merula", "", ""),
-        ("<i>Turdus merula</i>", "Turdus merula", "", ""),
-        ("Turdus merula Linnaeus, 1758", "Turdus merula", "", "Linnaeus, 1758"),
-        ("Turdus merula(Linnaeus, 1758)", "Turdus merula", "", "(Linnaeus, 1758)"),
-        ("Turdus merula (Linnaeus, [1758])", "Turdus merula", "", "(Linnaeus, [1758])"),
-        ("Hyla arborea M&uuml;ller &amp; Smith, 1901", "Hyla arborea", "", "M\u00fcller & Smith, 1901"),
-        ("Aus bus Smith et Jones, 1900", "Aus bus", "", "Smith & Jones, 1900"),
-        ("Aus bus X. Smith, 1900", "Aus bus", "", "X.Smith, 1900"),
-        ("Turdus merula van den Berg", "Turdus merula", "", "van den Berg"),
-        ("Turdus (Merula) merula", "Turdus merula", "", ""),
-        ("Turdus merula azorensis Hartert, 1905", "Turdus merula", "azorensis", "Hartert, 1905"),
-        ("Gallus gallus var. domesticus", "Gallus gallus", "domesticus", ""),
-        ("Turdus merula [merula Group]", "Turdus merula", "", ""),
-        ("Polygonia c-album", "Polygonia c-album", "", ""),
-        ("Io io", "Io io", "", ""),
-        (unicodedata.normalize("NFD", "M\u00fcllerius minor"), "M\u00fcllerius minor", "", ""),
+        ("Turdus merula", "Turdus merula", ""),
+        ("turdus_merula", "Turdus merula", ""),
+        ("TURDUS MERULA", "Turdus merula", ""),
+        ("Turdus\tmerula\n", "Turdus merula", ""),
+        ("Turdus\u00a0merula", "Turdus merula", ""),
+        ("\ufeffTurdus\u200b merula", "Turdus merula", ""),
+        ("<i>Turdus merula</i>", "Turdus merula", ""),
+        ("Turdus merula Linnaeus, 1758", "Turdus merula", ""),
+        ("Turdus merula(Linnaeus, 1758)", "Turdus merula", ""),
+        ("Turdus merula (Linnaeus, [1758])", "Turdus merula", ""),
+        ("Hyla arborea M&uuml;ller &amp; Smith, 1901", "Hyla arborea", ""),
+        ("Aus bus Smith et Jones, 1900", "Aus bus", ""),
+        ("Aus bus X. Smith, 1900", "Aus bus", ""),
+        ("Turdus merula van den Berg", "Turdus merula", ""),
+        ("Turdus (Merula) merula", "Turdus merula", ""),
+        ("Turdus merula azorensis Hartert, 1905", "Turdus merula", "azorensis"),
+        ("Gallus gallus var. domesticus", "Gallus gallus", "domesticus"),
+        ("Turdus merula [merula Group]", "Turdus merula", ""),
+        ("Polygonia c-album", "Polygonia c-album", ""),
+        ("Io io", "Io io", ""),
+        (unicodedata.normalize("NFD", "M\u00fcllerius minor"), "M\u00fcllerius minor", ""),
     ],
 )
-def test_a_name_is_read_with_what_hangs_on_it(name: str, species: str, below: str, author: str) -> None:
+def test_a_name_is_read_with_what_hangs_on_it(name: str, species: str, below: str) -> None:
     parsed = read(name)
-    assert (parsed.species, parsed.below, parsed.author, parsed.reason) == (species, below, author, "")
+    assert (parsed.species, parsed.below, parsed.reason) == (species, below, "")
     assert parsed.given == name
 
 
@@ -123,6 +123,42 @@ def test_bulk_reading_equals_one_by_one() -> None:
     names = ["Turdus merula", "", "Turdus sp.", "BOLD:AAA0003", "Hyla arborea L.", "Turdus merula/pilaris"]
     assert parse_names(names) == [read(name) for name in names]
     assert parse_names([]) == []
+
+
+# what the parser, a publisher or a person may put where a genus, an epithet or an author stands; and words of names
+STOP_WORDS = """about aggregate anon are auct beta bis candidatus clade class complex dalla degli del della delli
+description dos emend ex family female fide form genus group hello hybrid ichnotaxa ichnotaxon in incertaesedis indet
+ined kingdom larva lineage male mihi missing morph mosaic naturalis nest nom nomen non nudum null others phylum
+phytoplasma plus possible section sedis sensu series serious since sonus species subgenus subphylum subsection subseries
+subspecies symbiont tous type unaccepted unassigned uncultured undescribed undetermined unidentified unknown unpublished
+vide viroid virus vous whereas xxxus"""
+WORDS = "turdus merula parus major xenopus laevis io bufo rana c-album aculeatissima ba"
+AUTHORS = "Linnaeus M\u00fcller \u00c5ngstr\u00f6m Gray Unger Auct Anon Indet Undescribed Virus"
+
+
+def test_names_that_need_no_parser_are_read_as_it_reads_them() -> None:
+    words = [*STOP_WORDS.split(), *WORDS.split()]
+    names = [f"{genus.capitalize()} {epithet}" for genus in words for epithet in words]
+    needless = [name for name in names if _is_latin(name)]
+    assert len(needless) > 100
+    assert {name.given: name for name in parse_names(needless)} == _read(needless)
+    assert parse_names(["Sonus naturalis"])[0].reason
+
+
+def test_authors_change_nothing_of_a_plain_name() -> None:
+    genera, epithets, authors = WORDS.split(), [*WORDS.split(), "complex", "sensu", "unassigned"], AUTHORS.split()
+    rng = random.Random(5)
+    given = []
+    for genus in genera:
+        for epithet in epithets:
+            for _ in range(10):
+                a, b = rng.choice(authors), rng.choice(authors)
+                cite = rng.choice((f"{a}, 1758", f"{a} & {b}, 1899", f"{a}, {b} & {a}, 2019"))
+                given += [f"{genus.capitalize()} {epithet} {cite}", f"{genus.capitalize()} {epithet} ({cite})"]
+    read, whole = parse_names(given), _read(given)
+    assert sum(bool(name.species) for name in read) > 1_000
+    assert sum(bool(name.reason) for name in read) > 1_000
+    assert read == [whole[name] for name in given]
 
 
 def hostile_names(n: int) -> list[str]:

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from biovita.errors import TaxonomyError
-from biovita.taxonomy.checklist import Checklist, _stem
+from biovita.taxonomy.checklist import Checklist
+from biovita.taxonomy.spelling import stem
 from biovita.taxonomy.vernacular import language_of, read_common_names, short_language
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -90,6 +91,32 @@ def test_the_first_list_gives_the_preferred_name(tmp_path: Path) -> None:
         assert checklist.common_names.rows() == [("Turdus merula", "de", name)]
 
 
+def test_an_english_name_in_another_language_is_no_translation(tmp_path: Path) -> None:
+    (tmp_path / "ebird.csv").write_text(EBIRD)
+    (tmp_path / "en_us.txt").write_text("Accipiter cooperii_Cooper's Hawk\nTurdus merula_Blackbird\n")
+    (tmp_path / "de.txt").write_text("Accipiter cooperii_Cooper's Hawk\nTurdus merula_Blackbird\n")
+    (tmp_path / "fr.txt").write_text("Accipiter cooperii_Blackbird\nTurdus merula_Merle noir\n")
+    german = Checklist.open(tmp_path / name for name in ("de.txt", "ebird.csv"))  # of Turdus merula eBird says nothing
+    assert german.common_names is not None
+    assert german.common_names.rows() == [("Turdus merula", "de", "Blackbird")]
+    checklist = Checklist.open(tmp_path / name for name in ("de.txt", "fr.txt", "ebird.csv", "en_us.txt"))
+    assert checklist.common_names is not None
+    assert sorted(checklist.common_names.filter(pl.col("language") != "en").rows()) == [
+        ("Astur cooperii", "fr", "Blackbird"),
+        ("Turdus merula", "fr", "Merle noir"),
+    ]
+    unused = dict(checklist.lists.select("list", "unused").iter_rows())
+    assert unused == {"ebird.csv": 0, "en_us.txt": 0, "de.txt": 2, "fr.txt": 0}
+
+
+def test_a_table_that_states_the_language_of_each_name_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "taxa.csv").write_text(TAXA)
+    (tmp_path / "vernacular.csv").write_text("taxonID,vernacularName,language\n7,Limpkin,en\n7,Limpkin,nl\n")
+    checklist = Checklist.open(tmp_path / name for name in ("taxa.csv", "vernacular.csv"))
+    assert checklist.common_names is not None
+    assert checklist.common_names["language"].to_list() == ["en", "nl"]
+
+
 @needs_data
 def test_real_labels_reach_nearly_all_their_species() -> None:
     labels = [DATA / "names" / "birdnet_labels" / name for name in ("de.txt", "en_us.txt", "ja.txt")]
@@ -98,9 +125,12 @@ def test_real_labels_reach_nearly_all_their_species() -> None:
     assert checklist.common_names is not None
     counts = dict(checklist.common_names.group_by("language").len().iter_rows())
     assert set(counts) == {"de", "en", "ja"}
-    assert min(counts.values()) > 6_400
+    assert counts["en"] > 6_400
+    assert min(counts.values()) > 6_200  # English names in their place are left out
     names = checklist.common_names.filter(pl.col("species") == "Astur cooperii")
     assert dict(names.select("language", "name").iter_rows())["de"] == "Rundschwanzhabicht"
+    houston = checklist.common_names.filter(pl.col("species") == "Anaxyrus houstonensis")
+    assert houston.select("language", "name").rows() == [("en", "Houston Toad")]
     assert checklist.resolve("Lithobates clamitans").common_name == "Green Frog"
 
 
@@ -114,7 +144,7 @@ def test_the_epithet_alone_would_take_one_owl_for_another() -> None:
     genus_family = {name.split(" ")[0]: family for name, family in family_of.items()}
     alike: dict[tuple[str, str], list[str]] = {}
     for name, family in family_of.items():
-        alike.setdefault((_stem(name), family), []).append(name)
+        alike.setdefault((stem(name), family), []).append(name)
     same: Counter[str] = Counter()
     others: dict[str, list[str]] = {}
     for name, english in read_common_names(DATA / "names" / "birdnet_labels" / "en_us.txt").select(
@@ -123,10 +153,10 @@ def test_the_epithet_alone_would_take_one_owl_for_another() -> None:
         if name in family_of or " " not in name:
             continue
         if english in called:
-            found = alike.get((_stem(name), family_of[called[english]]), [])
+            found = alike.get((stem(name), family_of[called[english]]), [])
             same["right" if found == [called[english]] else "several" if len(found) > 1 else "other"] += 1
         elif family := genus_family.get(name.split(" ")[0]):
-            others[name] = alike.get((_stem(name), family), [])
+            others[name] = alike.get((stem(name), family), [])
     assert same == {"right": 211, "several": 13, "other": 3}
     assert len(others) == 29
     assert sum(len(found) == 1 for found in others.values()) == 7

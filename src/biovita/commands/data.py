@@ -149,9 +149,8 @@ def run_build(config: Build) -> int:
     tables = _read_sources(config, sources, checklist)
     with ExitStack() as stack:
         door = None
-        if not SETTINGS.offline and any(
-            (table["file"].is_null() & table["url"].is_not_null()).any() for table in tables
-        ):
+        remote = any((table["file"].is_null() & table["url"].is_not_null()).any() for table in tables)
+        if remote and not SETTINGS.offline:
             door = stack.enter_context(_open_door(config.hosts, config.contact))
             _say_foreign_hosts(tables, door.policy.hosts)
         shared = {
@@ -250,12 +249,21 @@ def _read_sources(config: Build, sources: "list[tuple[str, Path]]", checklist: "
 
 
 def _checklist(config: Build) -> "Checklist":
+    import polars as pl
+
     from biovita.taxonomy.checklist import Checklist
     from biovita.taxonomy.trait_tables import read_traits
 
     checklist = Checklist.open(_name_lists(config))
+    for name, n_species, n_names, n_unused in checklist.lists.iter_rows():
+        say(f"taxa {name}: {n_species:,} species, {n_names:,} names, {n_unused:,} not used")
     if config.traits:
-        checklist.traits = read_traits(config.traits, checklist).table
+        known = read_traits(config.traits, checklist).table
+        say(f"traits {config.traits}: {len(known):,} species")
+        if checklist.traits is not None:  # those of a name list, where the tables lack the species
+            both = pl.concat([known, checklist.traits], how="diagonal")
+            known = both.unique("species", keep="first", maintain_order=True)
+        checklist.traits = known
     return checklist
 
 
@@ -338,9 +346,14 @@ def _say_counts(reading: "Reading") -> None:
 
 def _list_refused(refused: "pl.DataFrame") -> None:
     for media_id, reason, detail in refused.head(N_LISTED).select("media_id", "reason", "detail").iter_rows():
-        say(f"  {reason}: {media_id} ({detail})")
+        say(f"  {reason}: {_printable(media_id)} ({_printable(detail)})")
     if len(refused) > N_LISTED:
         rest = Counter(refused["reason"][N_LISTED:].to_list())
         say(f"  and {len(refused) - N_LISTED:,} more: {', '.join(f'{n:,} {r}' for r, n in rest.most_common())}")
     if len(refused):
         say("  quarantine.parquet has them all")
+
+
+def _printable(text: str) -> str:
+    """Write out what would command a terminal or show in another order."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,7 @@ TABLES = ["media.parquet", "taxa.parquet", "quarantine.parquet", "names.parquet"
           "CREDITS.csv"]  # fmt: skip
 BUILDER_LIMITS = Limits(seconds=60.0)  # long recordings on a busy machine; an upload gets 5 s
 HASHED_ROWS = 100_000  # at a time
+KEYS = ("media_id", "url", "source", "scientific_name", "modality", "licence", "quality", *HINTS)
 
 Engine = Literal["local", "ray"]
 
@@ -158,7 +160,6 @@ def build_dataset(
             withheld.
     """
     out = Path(out)
-    tables = [table.sort("media_id") for table in tables]
     inputs = _hash_inputs(tables, checklist, seed, withheld, choice)
     with _claimed(out, inputs):
         plan = plan_dataset(tables, checklist, choice, seed=seed)
@@ -221,7 +222,7 @@ def take_in_part(
     i, n = part
     out = Path(out)
     with _locked(out, shared=True):
-        plan = plan_dataset([table.sort("media_id") for table in tables], checklist, choice, seed=seed)
+        plan = plan_dataset(tables, checklist, choice, seed=seed)
         entries = plan.wanted.select(pl.coalesce("file", "url", pl.lit(""))).to_series()
         mine = [int.from_bytes(hashlib.sha256(entry.encode()).digest()[:8]) % n == i - 1 for entry in entries]
         with Ledger(out / f"ledger-{i}-of-{n}.sqlite", policy(limits)) as ledger:
@@ -235,33 +236,40 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
     """Decide by the metadata alone which records to take in, and refuse the others with a reason.
 
     Args:
-        tables: records (RECORDS_SCHEMA) of each source, the most trusted first, each sorted by media_id.
+        tables: records (RECORDS_SCHEMA) of each source, the most trusted first.
         checklist: the accepted names.
         choice: what may enter.
         seed: of the caps.
     """
     n_records = pl.concat(table["source"] for table in tables).value_counts(name="n")
-    records, twice = dedupe_ids(tables)
-    if len(tables) > 1:
-        records = records.sort("media_id")
-    outside = pl.col("file").is_null() & pl.col("given_path").is_not_null()
-    unsafe = _refusals(records.filter(outside), "unsafe_name", pl.format("{}: leaves its folder", "given_path"))
-    records, names = _resolve(records.filter(~outside), checklist)
-    unknown = records.filter(pl.col("species").is_null())
+    # decided on narrow rows; the wide ones are gathered once, at the end
+    outside = (pl.col("file").is_null() & pl.col("given_path").is_not_null()).alias("outside")
+    starts = accumulate((len(table) for table in tables), initial=0)
+    rows = [
+        table.select(*KEYS, outside).with_row_index("row", start) for table, start in zip(tables, starts, strict=False)
+    ]
+    keys, twice = dedupe_ids(rows)
+    unsafe = keys.filter("outside")
+    keys, names = _resolve(keys.filter(~pl.col("outside")), checklist)
+    unknown = keys.filter(pl.col("species").is_null())
     unnamed = select(unknown, caps={}, licences=choice.licences, quality=None, seed=seed)
     chosen = select(
-        records.filter(pl.col("species").is_not_null()),
+        keys.filter(pl.col("species").is_not_null()),
         caps=choice.caps,
         licences=choice.licences,
         quality=choice.quality,
         seed=seed,
     )
+    kept = chosen.kept.select("row", "media_id", "species", "class").sort("media_id")
+    records = pl.concat(table.drop(name for name in HINTS if name != "given_common_name") for table in tables)
+    wanted = records[kept["row"]].with_columns(kept["species"], kept["class"])
+    given_paths = records[unsafe["row"]].select("media_id", "given_path")
     return Plan(
-        wanted=chosen.kept.drop("name_reason"),
+        wanted=wanted,
         refused=pl.concat(
             [
                 twice,
-                unsafe,
+                _refusals(given_paths, "unsafe_name", pl.format("{}: leaves the folder of its table", "given_path")),
                 unnamed.refused,
                 chosen.refused,
                 _refusals(unnamed.kept, "name_unresolved", pl.col("name_reason")),
@@ -273,14 +281,14 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
     )
 
 
-def _resolve(records: pl.DataFrame, checklist: Checklist) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Find the species of every name: records with `species`, `class` and `name_reason`, without hints; and the log."""
-    hints = [name for name in HINTS if records[name].null_count() < len(records)]
-    names = checklist.decide_all(records.select("scientific_name", *HINTS).unique())
-    keys = ["scientific_name", *hints]
-    decided = names.select(*keys, "species", "class", pl.col("reason").alias("name_reason"))
-    named = records.join(decided, on=keys, how="left", nulls_equal=True, maintain_order="left")
-    return named.drop(name for name in HINTS if name != "given_common_name"), names
+def _resolve(keys: pl.DataFrame, checklist: Checklist) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Find the species of every name: rows with `species`, `class` and `name_reason`, without hints; and the log."""
+    hints = [name for name in HINTS if keys[name].null_count() < len(keys)]
+    names = checklist.decide_all(keys.select("scientific_name", *HINTS).unique())
+    by = ["scientific_name", *hints]
+    decided = names.select(*by, "species", "class", pl.col("reason").alias("name_reason"))
+    named = keys.join(decided, on=by, how="left", nulls_equal=True, maintain_order="left")
+    return named.drop(*HINTS), names
 
 
 def take_in(
@@ -512,10 +520,9 @@ def _hash_inputs(
     """Hash what the tables depend on, besides the content of the files, which the ledger watches."""
     licences = sorted(choice.licences) if choice.licences else None
     given = [seed, withheld, licences, sorted(choice.caps.items()), choice.quality]
-    digest = hashlib.sha256(json.dumps(given).encode())
-    spoken = [] if checklist.common_names is None else [checklist.common_names]
-    for table in (*tables, checklist.table(), *spoken):
-        for rows in table.iter_slices(HASHED_ROWS):
+    digest = hashlib.sha256(json.dumps([*given, checklist.fingerprint()]).encode())
+    for table in tables:
+        for rows in (table if table["media_id"].is_sorted() else table.sort("media_id")).iter_slices(HASHED_ROWS):
             digest.update(rows.write_csv().encode())
     return digest.hexdigest()
 

@@ -12,6 +12,7 @@ from biovita.files import read_manifest, sha256_file
 from biovita.log import Progress
 from biovita.sources.licence import UNKNOWN
 from biovita.sources.record import RECORD_SCHEMA
+from biovita.tables import occurs_again
 from biovita.taxonomy.checklist import HINTS, LOG_COLUMNS
 from biovita.taxonomy.rank import RANKS
 from biovita.taxonomy.traits import TRAITS
@@ -131,13 +132,15 @@ def law_breaks(media: pl.DataFrame, taxa: pl.DataFrame) -> list[str]:
     withheld = pl.col("species").is_in(taxa.filter("withheld")["species"].implode())
     unseen = pl.col("split") == "test_unseen"
 
-    def straddling(column: str) -> list[str]:
-        rows = media.filter(pl.col(column).is_not_null())
-        return rows.group_by(column).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)[column].to_list()
+    def straddling(column: str) -> pl.Series:
+        pairs = media.select(pl.col(column).hash().alias("hash"), pl.col("split").hash().alias("in")).unique()
+        suspect = pairs["hash"].filter(pairs["hash"].is_duplicated()).unique()
+        rows = media.filter(pl.col(column).is_not_null() & pl.col(column).hash().is_in(suspect.implode()))
+        return rows.group_by(column).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)[column]
 
     laws = {
-        "media_id is not unique": media.filter(pl.col("media_id").is_duplicated())["media_id"],
-        "the same bytes twice": media.filter(pl.col("sha256").is_duplicated())["media_id"],
+        "media_id is not unique": media["media_id"].filter(occurs_again(media["media_id"])),
+        "the same bytes twice": media["media_id"].filter(occurs_again(media["sha256"])),
         "individual in two splits": straddling("individual"),
         "withheld species outside test_unseen": media.filter(withheld & ~unseen)["media_id"],
         "test_unseen of a species that is not withheld": media.filter(~withheld & unseen)["media_id"],

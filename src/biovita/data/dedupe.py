@@ -33,14 +33,16 @@ PITCH_CELL, TIME_CELL = 8, 4  # steps; peaks in one cell count as equal in a key
 PITCH_SLACK, TIME_SLACK = 4, 2  # steps by which peaks may miss one another
 ROUGH = 8  # foremost peaks that are tried before all
 LEAST_PEAKS = 24
-LEAST_SHARE = 0.55  # of the peaks in the overlap
-SHORT_SHARE = 0.65  # likewise, of an overlap below LEAST_OVERLAP_S
+LEAST_SHARE = 0.5  # of the peaks in the overlap that do not coincide by chance
+SHORT_SHARE = 0.6  # likewise, where a sound is shorter than LEAST_OVERLAP_S
+DEVIATIONS = 6.0  # and so many standard deviations more than coincide by chance
+REGULAR = 0.5  # of the peaks of a sound that is laid over itself; above it, that many coincide by chance
 LEAST_COVER = 0.9  # of the shorter sound
 LEAST_OVERLAP_S = 6.0
-SLACK_S = 0.1  # by which whole copies may begin or end apart: codecs pad
+SLACK_S = 0.05  # by which whole copies may begin or end apart: codecs pad
 
 WINDOW = 32  # neighbours with an equal key that a row is compared with
-KEY_BATCH = 1 << 14  # sounds whose keys are made at once
+KEY_BATCH = 1 << 9  # sounds whose keys are made at once: their arrays fit into the cache
 PAIR_BATCH = 1 << 17  # pairs looked at, at once; those that may match are compared 1 << 10 at once
 
 
@@ -64,10 +66,10 @@ class Keys(NamedTuple):
 
 WHOLE = (Keys(level=96, others=2, following=5, kept=48, placed=True),)
 CUT = (  # the foremost peaks of a whole are among the next ones of its half, since that has more of its own
-    Keys(level=24, others=3, following=7, kept=16, placed=False),
-    Keys(level=48, others=3, following=7, kept=16, placed=False),
+    Keys(level=24, others=3, following=6, kept=16, placed=False),
+    Keys(level=48, others=3, following=6, kept=16, placed=False),
 )
-PLACE_S = 1.0
+PLACE = 64  # steps; keys that begin in one of these stretches may be equal
 NO_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 LATE = np.uint32(0xFFFFFFFF)  # sorts behind every peak
 
@@ -78,8 +80,9 @@ class NearDuplicates:
 
     Attributes:
         clusters: `media_id`, `cluster` of the files that have a near-duplicate, sorted by media_id.
-        counts: what was compared and what was not: `image_prints`, `image_pairs` (found), `image_crowded` (pairs with
-            an equal key that were not compared under it), the same of `audio`; `without_print`; `largest` cluster.
+        counts: what was compared and what was not: `image_prints`, `image_pairs` (found), `image_crowded` (how often a
+            print had more than WINDOW others under a key, of which only the next ones were compared), the same of
+            `audio`; `without_print`; `largest` cluster.
     """
 
     clusters: pl.DataFrame
@@ -106,11 +109,11 @@ def near_duplicates(media: pl.DataFrame) -> NearDuplicates:
         linked.append(table["row"].to_numpy()[pairs])
         counts |= {f"{name}_prints": len(table), f"{name}_pairs": len(pairs), f"{name}_crowded": n_crowded}
     label = connect(np.concatenate(linked).astype(np.int64), len(media))
+    size = np.bincount(label, minlength=1)
+    row = np.flatnonzero(size[label] > 1)
     ids = media["media_id"]
-    clusters = pl.DataFrame({"media_id": ids, "cluster": ids.gather(label)})
-    clusters = clusters.filter(pl.len().over("cluster") > 1)
-    largest = clusters.group_by("cluster").len()["len"].max() if len(clusters) else 0
-    counts |= {"without_print": len(media) - len(images) - len(sounds), "largest": int(largest)}  # pyright: ignore[reportArgumentType]
+    clusters = pl.DataFrame({"media_id": ids.gather(row), "cluster": ids.gather(label[row])})
+    counts |= {"without_print": len(media) - len(images) - len(sounds), "largest": int(size.max()) if len(row) else 0}
     return NearDuplicates(clusters=clusters, counts=counts)
 
 
@@ -132,8 +135,7 @@ def image_pairs(bits: np.ndarray) -> tuple[np.ndarray, int]:
     """Find all pairs of rows [n, 4] of uint64 that differ in at most MOST_BITS bits.
 
     Returns:
-        Pairs [pair, 2], the smaller row first, sorted; and how many pairs were not compared because they share a key
-        with more than WINDOW others.
+        Pairs [pair, 2], the smaller row first, sorted; and how often a row had more than WINDOW others under a key.
     """
     rows = np.arange(len(bits), dtype=np.uint64)
     bands = [
@@ -209,8 +211,9 @@ def _pairs_by_key(sounds: Sounds, plans: tuple[Keys, ...], slack_s: float) -> tu
     row = (place // sum(plan.kept for plan in plans)).astype(np.int32)
     start = starts[place]
     del place, starts
+    length = sounds.duration_s.astype(np.float32)[row]
     found, n_crowded = [np.zeros((0, 2), np.int64)], 0
-    for first, second in _neighbours(keyed, sounds.duration_s[row], slack_s):
+    for first, second in _neighbours(keyed, length, slack_s):
         if not len(second):
             n_crowded = len(first)
             break
@@ -248,15 +251,17 @@ def sound_keys(peaks: np.ndarray, n_peaks: np.ndarray, plan: Keys) -> tuple[np.n
     """Make the keys of sounds, and where each begins, in steps: both [n, plan.kept]; NO_KEY fills up."""
     front = np.where(np.arange(plan.level) < n_peaks[:, None], peaks[:, : plan.level], LATE)
     front.sort(axis=1)  # by time
-    time, pitch = (front >> 8).astype(np.int64), (front & 255).astype(np.uint64) // np.uint64(PITCH_CELL)
+    time, pitch = front >> np.uint32(8), ((front & np.uint32(255)) // np.uint32(PITCH_CELL)).astype(np.uint64)
     n = plan.level - plan.following
     start = time[:, :n]
+    place = start // np.uint32(PLACE if plan.placed else LATE)
+    first = _mix(place.astype(np.uint64) << np.uint64(8) | pitch[:, :n])
     keys = []
     for steps in combinations(range(1, plan.following + 1), plan.others):
-        key = _mix(pitch[:, :n] + (np.uint64(64) * (start * STEP_S // PLACE_S).astype(np.uint64) if plan.placed else 0))
+        key = first
         for step in steps:
-            gap = ((time[:, step : n + step] - start) // TIME_CELL).astype(np.uint64)
-            key = _mix(key ^ (gap << np.uint64(8) | pitch[:, step : n + step]))
+            gap = (time[:, step : n + step] - start) // np.uint32(TIME_CELL)
+            key = _mix(key ^ (gap.astype(np.uint64) << np.uint64(8) | pitch[:, step : n + step]))
         key[front[:, steps[-1] : n + steps[-1]] == LATE] = NO_KEY
         keys.append(key)
     key = np.concatenate(keys, axis=1)
@@ -267,10 +272,15 @@ def sound_keys(peaks: np.ndarray, n_peaks: np.ndarray, plan: Keys) -> tuple[np.n
 def lie_together(left_s: np.ndarray, right_s: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Say whether two sounds, the right one `offset` steps later, may be copies: whole, or one cut from the other."""
     start_s = offset * STEP_S
-    apart_s = np.maximum(np.abs(start_s), np.abs(start_s + right_s - left_s))
     overlap_s = np.minimum(left_s, start_s + right_s) - np.maximum(0, start_s)
     cut = (overlap_s >= LEAST_OVERLAP_S) & (overlap_s >= LEAST_COVER * np.minimum(left_s, right_s))
-    return cut | (apart_s <= SLACK_S)
+    return cut | begin_and_end_together(left_s, right_s, offset)
+
+
+def begin_and_end_together(left_s: np.ndarray, right_s: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Say whether two sounds, the right one `offset` steps later, may be whole copies."""
+    start_s = offset * STEP_S
+    return np.maximum(np.abs(start_s), np.abs(start_s + right_s - left_s)) <= SLACK_S
 
 
 def coincide(sounds: Sounds, left: np.ndarray, right: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -284,7 +294,8 @@ def coincide(sounds: Sounds, left: np.ndarray, right: np.ndarray, offset: np.nda
 
 def _coincide(left: Sounds, right: Sounds, offset: np.ndarray) -> np.ndarray:
     same = np.zeros(len(offset), bool)
-    near, gap = _partners(left, right, offset, ROUGH, 2 * TIME_SLACK)
+    gap, level = _partners(left, right, offset, ROUGH)
+    near = level & (np.abs(gap) <= 2 * TIME_SLACK)
     inside = _inside(left, right.duration_s, offset)[:, :ROUGH]
     tried = np.flatnonzero(3 * (near.any(axis=2) & inside).sum(axis=1) >= inside.sum(axis=1))
     if not len(tried):
@@ -293,13 +304,37 @@ def _coincide(left: Sounds, right: Sounds, offset: np.ndarray) -> np.ndarray:
     # The key's first peak, by which they were laid over one another, may itself be a little off.
     gaps = np.where(near, gap, np.nan)[tried].reshape(len(tried), -1)
     offset = offset + np.nan_to_num(_median(gaps)).round().astype(np.int64)
-    near, _ = _partners(left, right, offset, N_PEAKS, TIME_SLACK)
+    gap, level = _partners(left, right, offset, N_PEAKS)
+    near = level & (np.abs(gap) <= TIME_SLACK)
     in_left, in_right = _inside(left, right.duration_s, offset), _inside(right, left.duration_s, -offset)
     matched = np.minimum((near.any(axis=2) & in_left).sum(axis=1), (near.any(axis=1) & in_right).sum(axis=1))
     n = np.minimum(in_left.sum(axis=1), in_right.sum(axis=1))
+    # As with Cohen's kappa, what as many peaks at random times would share counts for nothing.
+    expected = level.sum(axis=2) * ((2 * TIME_SLACK + 1) * STEP_S / right.duration_s)[:, None]
+    chance = np.average(1 - np.exp(-expected), axis=1, weights=in_left + 1e-9)
     short = np.minimum(left.duration_s, right.duration_s) < LEAST_OVERLAP_S
-    same[tried] = (n >= LEAST_PEAKS) & (matched >= np.where(short, SHORT_SHARE, LEAST_SHARE) * n)
+    least = np.where(short, SHORT_SHARE, LEAST_SHARE)
+    beyond = matched - n * chance
+    clear = (beyond >= n * (1 - chance) * least) & (beyond >= DEVIATIONS * np.sqrt(n * chance * (1 - chance)))
+    clear &= n >= LEAST_PEAKS
+    # A cricket fits another one in as many ways as it fits itself.
+    for pair in np.flatnonzero(clear & ~begin_and_end_together(left.duration_s, right.duration_s, offset)):
+        regular = self_fit(left.peaks[pair, : left.n_peaks[pair]])
+        if regular > REGULAR:
+            clear[pair] = matched[pair] >= n[pair] * (regular + (1 - regular) * least[pair])
+    same[tried] = clear
     return same
+
+
+def self_fit(peaks: np.ndarray) -> float:
+    """Tell what share of a sound's peaks, at most, coincides with others of its own when it is moved in time."""
+    time, pitch = (peaks >> 8).astype(np.int64), (peaks & 255).astype(np.int64)
+    lag = time[:, None] - time
+    lag = lag[(np.abs(pitch[:, None] - pitch) <= PITCH_SLACK) & (lag > 2 * TIME_SLACK)]
+    fitting = np.convolve(np.bincount(lag, minlength=1), np.ones(2 * TIME_SLACK + 1), "same")
+    left = len(time) - np.searchsorted(np.sort(time) - time.min(), np.arange(len(fitting)))  # peaks in the overlap
+    enough = left >= LEAST_PEAKS
+    return float((fitting[enough] / left[enough]).max(initial=0))
 
 
 def _median(rows: np.ndarray) -> np.ndarray:
@@ -309,16 +344,14 @@ def _median(rows: np.ndarray) -> np.ndarray:
     return np.take_along_axis(rows, np.maximum(0, n - 1)[:, None] // 2, axis=1)[:, 0]
 
 
-def _partners(
-    left: Sounds, right: Sounds, offset: np.ndarray, n_left: int, slack: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Say which peaks of the left [pair, left peak, right peak] lie over which of the right, and how far apart."""
+def _partners(left: Sounds, right: Sounds, offset: np.ndarray, n_left: int) -> tuple[np.ndarray, np.ndarray]:
+    """Say how far apart in time [pair, left peak, right peak] are, and which pairs of peaks are about as high."""
     one, other = left.peaks[:, :n_left, None].astype(np.int32), right.peaks[:, None, :].astype(np.int32)
     gap = (one >> 8) - (other >> 8) - offset[:, None, None].astype(np.int32)
-    near = (np.abs(gap) <= slack) & (np.abs((one & 255) - (other & 255)) <= PITCH_SLACK)
-    near &= (np.arange(n_left) < left.n_peaks[:, None])[:, :, None]
-    near &= (np.arange(N_PEAKS) < right.n_peaks[:, None])[:, None, :]
-    return near, gap
+    level = np.abs((one & 255) - (other & 255)) <= PITCH_SLACK
+    level &= (np.arange(n_left) < left.n_peaks[:, None])[:, :, None]
+    level &= (np.arange(N_PEAKS) < right.n_peaks[:, None])[:, None, :]
+    return gap, level
 
 
 def _inside(sounds: Sounds, other_s: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -348,11 +381,12 @@ def _neighbours(
     Among equal keys, lengths rise; none further apart than `slack` are paired. Last come the places that have an equal
     beyond the window, with no partner.
     """
-    first = np.arange(len(keys))
+    first = np.flatnonzero(keys[1:] == keys[:-1])
     for shift in range(1, WINDOW + 2):
         first = first[: np.searchsorted(first, len(keys) - shift)]
-        first = first[keys[first] == keys[first + shift]]
-        if lengths is not None and slack < np.inf:
+        if shift > 1:
+            first = first[keys[first] == keys[first + shift]]
+        if lengths is not None:
             first = first[lengths[first + shift] - lengths[first] <= slack]
         yield first, first + shift if shift <= WINDOW else first[:0]
         if not len(first):
@@ -368,6 +402,8 @@ def _unpack(pairs: np.ndarray) -> np.ndarray:
 def _mix(x: np.ndarray) -> np.ndarray:
     """Scatter the bits of uint64 (splitmix64, Steele et al. 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return x

@@ -14,6 +14,7 @@ import polars as pl
 from biovita.data.split import hash_order
 from biovita.errors import DatasetError
 from biovita.sources.licence import UNKNOWN, licence_family
+from biovita.tables import occurs_again
 
 QUALITIES = ("A", "B", "C", "D", "E")  # as Xeno-canto grades recordings, best first
 
@@ -98,13 +99,12 @@ def dedupe_ids(tables: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, pl.DataFra
     """
     records = pl.concat(tables)
     turn = pl.Series("turn", np.repeat(np.arange(len(tables)), [len(table) for table in tables]))
-    keys = records.select("media_id", "url", "source", "scientific_name").with_columns(turn).with_row_index("row")
+    keys = records.select("media_id", "url", "source", "scientific_name").with_columns(turn).with_row_index("place")
     has_url = pl.col("url").is_not_null()
-    twice = records.select(pl.col("media_id").is_duplicated(), pl.col("url").is_duplicated())
-    keys = keys.filter(twice["media_id"] | (has_url & twice["url"]))
+    keys = keys.filter(occurs_again(records["media_id"]) | occurs_again(records["url"]))
     keys = keys.sort("turn", "media_id", maintain_order=True)
     by_id = _later(keys, "media_id").with_columns(detail=pl.format("given by {} already", "first_source"))
-    rest = keys.join(by_id, on="row", how="anti", maintain_order="left").filter(has_url)
+    rest = keys.join(by_id, on="place", how="anti", maintain_order="left").filter(has_url)
     by_url = _later(rest, "url").with_columns(detail=pl.format("same url as {}", "first_media_id"))
     out = pl.concat([by_id, by_url])
     other = pl.when(pl.col("scientific_name").ne_missing(pl.col("first_scientific_name")))
@@ -115,14 +115,14 @@ def dedupe_ids(tables: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, pl.DataFra
         detail=pl.col("detail") + other.then(named).otherwise(pl.lit("")),
     )
     stays = np.ones(len(records), bool)
-    stays[out["row"]] = False
+    stays[out["place"]] = False
     return records.filter(stays), refused.sort("media_id", "detail")
 
 
 def _later(rows: pl.DataFrame, key: str) -> pl.DataFrame:
     """Find the rows whose key was met before, each with what the first row with that key says."""
-    first = pl.col("row", "media_id", "source", "scientific_name").first().over(key).name.prefix("first_")
-    return rows.with_columns(first).filter(pl.col("row") != pl.col("first_row"))
+    first = pl.col("place", "media_id", "source", "scientific_name").first().over(key).name.prefix("first_")
+    return rows.with_columns(first).filter(pl.col("place") != pl.col("first_place"))
 
 
 def _over_caps(records: pl.DataFrame, is_usable: pl.Series, caps: Mapping[str, int], seed: int) -> pl.Series:

@@ -7,8 +7,9 @@ passed the check, or that we wrote.
 """
 
 import math
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,6 +23,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from biovita.errors import MediaError
+from biovita.media.sniff import is_mp3_frame
 
 SAMPLE_RATE_HZ = 48_000
 WRITE_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a")
@@ -30,6 +32,7 @@ SOUNDFILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
 MARGIN = 256  # samples of the slower rate read around a window, so that the resampler's filter (HQ) sees its neighbours
 PREROLL_S = 0.25  # decoded and dropped after a seek: AAC and MP3 frames lean on the frames before them
 AAC_BIT_RATE = 128_000
+UNKNOWN_FRAMES = 2**62  # soundfile's number for a length that nothing states is about twice this
 MOST_PLANES = 7  # PyAV 18.1 reads past the end of the planes of a frame that has more, and crashes
 FULL_SCALE = {"flt": 1, "fltp": 1, "s16": 2**15, "s16p": 2**15, "s32": 2**31, "s32p": 2**31}  # FFmpeg's sample formats
 
@@ -63,38 +66,39 @@ def read_audio(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
     if start_s < 0 or (duration_s is not None and duration_s < 0):
         raise ValueError(f"window of {duration_s} s at {start_s} s: both must be at least 0")
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
-        try:
-            with soundfile.SoundFile(path) as file:
+        # what it cannot read, for instance an MP3 with bytes behind its end, FFmpeg may
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+            if _knows_length(file):
                 first, stop, span = _window(start_s, duration_s, file.samplerate)
                 if first >= file.frames:
                     return np.zeros(0, np.float32)
-                file.seek(first)
-                frames = file.read(-1 if stop is None else stop - first, dtype="float32", always_2d=True)
-                return _resample(mix_down(frames.T), file.samplerate, span)
-        except soundfile.LibsndfileError:
-            pass  # for instance an MP3 with bytes behind its end, which FFmpeg reads
+                lead = min(first, round(PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
+                file.seek(first - lead)
+                frames = file.read(-1 if stop is None else stop - first + lead, dtype="float32", always_2d=True)
+                return _resample(mix_down(frames[lead:].T), file.samplerate, span)
     return _read_pyav(path, start_s, duration_s)
 
 
 def audio_info(path: Path) -> AudioInfo:
     """Read length, rate and channels from the header, without decoding.
 
-    Many an MP3 states no length; then this is an estimate from its size, a few percent off. `media.parquet` holds the
-    decoded length.
+    Many an MP3 states no length; then its packets are counted.
 
     Raises:
         MediaError: the file is missing, or holds no sound.
     """
     path = Path(path)
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
-        try:
-            info = soundfile.info(path)
-            return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
-        except soundfile.LibsndfileError:
-            pass
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+            if _knows_length(file):
+                return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
     with _opened(path) as container:
         stream = container.streams.audio[0]
-        return AudioInfo(declared_s(stream) or (container.duration or 0) / 1e6, stream.rate, stream.channels)
+        stated_s = None if container.format.name == "mp3" else declared_s(stream)
+        if stated_s is None:
+            n_ticks = sum(packet.duration or 0 for packet in container.demux(stream))
+            stated_s = float(n_ticks * _time_base(stream))
+        return AudioInfo(stated_s, stream.rate, stream.channels)
 
 
 def write_audio(path: Path, wave: np.ndarray, sample_rate_hz: int) -> None:
@@ -137,6 +141,25 @@ def open_container(file: BinaryIO) -> InputContainer:
 def declared_s(stream: AudioStream) -> float | None:
     """Return the length that the header states, or FFmpeg's guess from the size where it states none (MP3, WAV)."""
     return float(stream.duration * _time_base(stream)) if stream.duration else None
+
+
+def mp3_stated_s(file: BinaryIO) -> float | None:
+    """Read the length that an MP3's Xing or Info frame states, padding included; None where there is no such frame."""
+    file.seek(0)
+    tag = file.read(10)
+    start = 0
+    if tag.startswith(b"ID3") and len(tag) == 10:
+        a, b, c, d = tag[6:10]
+        start = 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if tag[5] & 0x10 else 0)
+    file.seek(start)
+    frame = file.read(192)
+    at = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
+    if not is_mp3_frame(frame) or at < 0 or len(frame) < at + 12:
+        return None
+    flags, n_frames = struct.unpack_from(">II", frame, at + 4)
+    halvings = {3: 0, 2: 1, 0: 2}[frame[1] >> 3 & 3]  # of the rate, in MPEG 1, 2 and 2.5
+    rate_hz = (44_100, 48_000, 32_000)[frame[2] >> 2 & 3] >> halvings
+    return n_frames * (576 if halvings else 1152) / rate_hz if flags & 1 else None
 
 
 def is_allowed_codec(name: str) -> bool:
@@ -273,6 +296,14 @@ def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
     return np.ascontiguousarray(wave, np.float32)
 
 
+def _knows_length(file: soundfile.SoundFile) -> bool:
+    """Say whether soundfile need not guess the length, at which it would cut the sound."""
+    if file.format != "MP3":
+        return 0 < file.frames < UNKNOWN_FRAMES
+    with Path(file.name).open("rb") as raw:
+        return mp3_stated_s(raw) is not None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """Open a sound with FFmpeg; what it or the system says against the file becomes our error, which names it."""
@@ -295,7 +326,7 @@ def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> np.ndarr
         if end_s is not None:  # AAC fills its last frame up
             end = round(end_s * stream.rate)
             stop = end if stop is None else min(stop, end)
-        if first > 2 * PREROLL_S * stream.rate:
+        if first > 2 * PREROLL_S * stream.rate and container.format.name != "mp3":  # whose seeks end up anywhere
             target_s = first / stream.rate - PREROLL_S
             container.seek(int(target_s / _time_base(stream)) + (stream.start_time or 0), stream=stream)
         blocks = []

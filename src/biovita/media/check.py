@@ -25,6 +25,14 @@ from typing import Any, Literal, Self
 
 from biovita.files import sha256_json
 
+# A child needs the same memory for file after file: to give it back each time costs as much as decoding.
+CHILD_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -45,8 +53,10 @@ class Limits:
     max_aspect: float = 50.0
     seconds: float = 5.0
     """wall time and CPU time of one file"""
+    memory_bytes: int = 768_000_000
+    """of a child, for all that it may write to"""
     address_space_bytes: int = 1_500_000_000
-    """of a child, whose libraries alone take 232 MB; the largest legal pictures need the rest"""
+    """of a child, with its libraries"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +213,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders are talkative
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **CHILD_ENVIRONMENT},
         )
         if self._line(self.START_S) != b"ready\n":
             code = self._end()

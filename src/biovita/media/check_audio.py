@@ -2,7 +2,6 @@
 
 import os
 import struct
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 import av.error
@@ -11,7 +10,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from biovita.errors import MediaError
-from biovita.media.audio import Decoding, declared_s, is_allowed_codec, mix_down, open_container
+from biovita.media.audio import Decoding, declared_s, is_allowed_codec, mix_down, mp3_stated_s, open_container
 from biovita.media.check import Look
 from biovita.media.fingerprint import AudioPrint
 from biovita.media.sniff import is_mp3_frame, modality_of
@@ -20,6 +19,9 @@ CHUNK_SAMPLES = 65_536  # looked at together: costs per block vanish
 END_TOLERANCE_S = 0.1  # how much shorter than declared a sound may be
 MP3_PADDING_S = 0.15  # an MP3's declared frames include its encoder's delay and padding
 BAD_PACKET_SHARE = 0.01  # of a sound that may be undecodable
+FULL, CLIPPED_SHARE = 0.999, 0.001  # a sound with more of its samples at full scale is clipped
+DC_SHARE = 0.1  # of the peak that the mean may be
+ANTIPHASE_SHARE = 0.1  # of the peak of two channels that their mix should at least reach
 RIFF_UNKNOWN = (0, 0xFFFFFFFF)  # the writer could not go back to fill the size in
 
 SUFFIX = {"wav": ".wav", "flac": ".flac", "mp3": ".mp3", "ogg": ".ogg", "mov": ".m4a", "aiff": ".aiff"}
@@ -35,7 +37,7 @@ def judge_audio(file: BinaryIO, head: bytes, look: Look) -> None:
     if head.startswith((b"RIFF", b"RF64", b"BW64")):
         _judge_riff(file, look)
     elif head.startswith(b"ID3") or is_mp3_frame(head):
-        stated_s = _mp3_stated_s(file)
+        stated_s = mp3_stated_s(file)
     file.seek(0)
     try:
         container = open_container(file)
@@ -46,20 +48,20 @@ def judge_audio(file: BinaryIO, head: bytes, look: Look) -> None:
         stream = container.streams.audio[0]
         if look.facts["suffix"] not in (".mp3", ".wav"):  # whose length FFmpeg guesses from the size
             stated_s = declared_s(stream)
-        decoding = Decoding(container)
+        decoding, rate_hz = Decoding(container), stream.rate
         try:
-            n_samples = _judge_samples(decoding, stream.rate, look)
+            n_samples = _judge_samples(decoding, rate_hz, look)
         except av.error.FFmpegError as error:
             raise MediaError("corrupt", str(error)[:200]) from error
-        duration_s = n_samples / stream.rate
+        duration_s = n_samples / rate_hz
         look.note(duration_s=round(duration_s, 6))
     n_bad_inside = decoding.n_bad_packets - decoding.n_bad_at_end
     if not n_samples and decoding.n_bad_packets:
         raise MediaError("corrupt", f"none of {decoding.n_packets} packets decodes")
     if not n_samples:
         raise MediaError("no_samples", "a header without a sound")
-    if stated_s and duration_s < stated_s - END_TOLERANCE_S:
-        raise MediaError("truncated", f"{duration_s:.2f} s of {stated_s:.2f} s")
+    if stated_s:
+        _compare_lengths(duration_s, stated_s, look)
     if n_bad_inside > 1 + BAD_PACKET_SHARE * decoding.n_packets:
         raise MediaError("corrupt", f"{n_bad_inside} of {decoding.n_packets} packets do not decode")
     if duration_s < look.limits.min_duration_s:
@@ -70,7 +72,24 @@ def judge_audio(file: BinaryIO, head: bytes, look: Look) -> None:
         look.flags.add("trailing_garbage")
 
 
+def _compare_lengths(duration_s: float, stated_s: float, look: Look) -> None:
+    """Refuse a sound that is shorter than its header says; of a longer one, readers stop where the header says."""
+    suffix = look.facts["suffix"]
+    padding_s = MP3_PADDING_S if suffix == ".mp3" else 0.0
+    if duration_s < stated_s - padding_s - END_TOLERANCE_S:
+        raise MediaError("truncated", f"{duration_s:.2f} s of {stated_s:.2f} s")
+    if duration_s > stated_s + END_TOLERANCE_S:
+        if suffix == ".ogg":  # whose length is that of the last of them
+            raise MediaError("corrupt", f"several sounds in a chain: {duration_s:.2f} s, not {stated_s:.2f} s")
+        look.flags.add("bad_length")
+        look.note(duration_s=round(stated_s, 6))
+    if suffix == ".m4a":  # AAC fills its last frame up
+        look.note(duration_s=round(min(duration_s, stated_s), 6))
+
+
 def _judge_header(container: InputContainer, look: Look) -> None:
+    if look.facts["modality"] is None:  # FFmpeg looked further than we did
+        look.flags.add("leading_garbage")
     look.note(modality="audio", suffix=SUFFIX[container.format.name.split(",")[0]])
     if "\ufffd" in "".join(container.metadata.values()):
         look.flags.add("tag_encoding")
@@ -98,32 +117,34 @@ def _judge_rate_and_channels(rate_hz: int, n_channels: int, look: Look) -> None:
 def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
     """Decode everything once for length, range, silence and the print; return the number of samples."""
     limits, sound_print = look.limits, AudioPrint(rate_hz)
-    n_samples, total, low, high, loudest = 0, 0.0, np.inf, -np.inf, 0.0
-    with ThreadPoolExecutor(1) as beside:  # the print is taken while the next chunk decodes
-        printed: Future[None] | None = None
-        for block in decoding.chunks(CHUNK_SAMPLES):
-            peak = max(float(block.max()), -float(block.min()))
-            if not np.isfinite(peak):  # NaN survives max and min
-                raise MediaError("non_finite", "NaN or infinite samples")
-            if peak > limits.max_sample:
-                raise MediaError("out_of_range", f"samples up to {peak:.3g}")
-            n_samples += block.shape[1]
-            if n_samples > limits.max_duration_s * rate_hz:
-                raise MediaError("too_long", f"more than {limits.max_duration_s:g} s")
-            mono = mix_down(block)
-            total += float(mono.sum(dtype=np.float64))
-            low, high, loudest = min(low, float(mono.min())), max(high, float(mono.max())), max(loudest, peak)
-            if printed:
-                printed.result()
-            printed = beside.submit(sound_print.add, mono)
-        if printed:
-            printed.result()
+    n_samples, n_full, total, low, high, loudest = 0, 0, 0.0, np.inf, -np.inf, 0.0
+    for block in decoding.chunks(CHUNK_SAMPLES):
+        peak = max(float(block.max()), -float(block.min()))
+        if not np.isfinite(peak):  # NaN survives max and min
+            raise MediaError("non_finite", "NaN or infinite samples")
+        if peak > limits.max_sample:
+            raise MediaError("out_of_range", f"samples up to {peak:.3g}")
+        n_samples += block.shape[1]
+        if n_samples > limits.max_duration_s * rate_hz:
+            raise MediaError("too_long", f"more than {limits.max_duration_s:g} s")
+        if peak >= FULL:
+            n_full += int(np.count_nonzero(np.abs(block) >= FULL))
+        mono = mix_down(block)
+        total += float(mono.sum(dtype=np.float64))
+        low, high, loudest = min(low, float(mono.min())), max(high, float(mono.max())), max(loudest, peak)
+        sound_print.add(mono)
     if n_samples:
         mean = total / n_samples
         peak = max(high - mean, mean - low)
         if peak < limits.min_peak:
             cancels = "; the channels cancel out" if loudest > 10 * limits.min_peak else ""
             raise MediaError("silent", f"peak {peak:.1e} around {mean:.1e}{cancels}")
+        if n_full > CLIPPED_SHARE * n_samples * look.facts["n_channels"]:
+            look.flags.add("clipped")
+        if abs(mean) > DC_SHARE * peak:
+            look.flags.add("dc_offset")
+        if look.facts["n_channels"] == 2 and peak < ANTIPHASE_SHARE * loudest:
+            look.flags.add("antiphase")
         look.note(fingerprint=sound_print.text())
     return n_samples
 
@@ -133,8 +154,9 @@ def _judge_riff(file: BinaryIO, look: Look) -> None:
     n_bytes = os.fstat(file.fileno()).st_size
     file.seek(0)
     form, riff_bytes = struct.unpack("<4sI", file.read(12).ljust(12, b"\0")[:8])
-    if form == b"RIFF" and riff_bytes not in RIFF_UNKNOWN and riff_bytes + 8 != n_bytes:
-        look.flags.add("trailing_garbage" if riff_bytes + 8 < n_bytes else "bad_length")
+    if form == b"RIFF" and riff_bytes + 8 != n_bytes:
+        is_longer = riff_bytes not in RIFF_UNKNOWN and riff_bytes + 8 < n_bytes
+        look.flags.add("trailing_garbage" if is_longer else "bad_length")
     position = 12
     while True:
         file.seek(position)
@@ -154,25 +176,6 @@ def _judge_riff(file: BinaryIO, look: Look) -> None:
         look.flags.add("bad_length")
     elif form == b"RIFF" and size > rest:
         raise MediaError("truncated", f"{rest:,} of {size:,} bytes of sound")
-
-
-def _mp3_stated_s(file: BinaryIO) -> float | None:
-    """Read the length that an MP3's Xing or Info frame states; None where there is no such frame."""
-    file.seek(0)
-    tag = file.read(10)
-    start = 0
-    if tag.startswith(b"ID3") and len(tag) == 10:
-        a, b, c, d = tag[6:10]
-        start = 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if tag[5] & 0x10 else 0)
-    file.seek(start)
-    frame = file.read(192)
-    at = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
-    if not is_mp3_frame(frame) or at < 0 or len(frame) < at + 12:
-        return None
-    flags, n_frames = struct.unpack_from(">II", frame, at + 4)
-    halvings = {3: 0, 2: 1, 0: 2}[frame[1] >> 3 & 3]  # of the rate, in MPEG 1, 2 and 2.5
-    rate_hz = (44_100, 48_000, 32_000)[frame[2] >> 2 & 3] >> halvings
-    return n_frames * (576 if halvings else 1152) / rate_hz - MP3_PADDING_S if flags & 1 else None
 
 
 def _not_opened(file: BinaryIO, head: bytes, error: av.error.FFmpegError) -> MediaError:

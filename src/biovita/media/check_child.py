@@ -37,6 +37,8 @@ def judge(path: str, limits: Limits) -> Verdict:
     """Look at one path and say whether it is a usable sound or picture."""
     started = time.monotonic()
     look = Look(path, limits)
+    if not os.path.basename(path).isprintable():  # noqa: PTH119 - a name may be anything
+        look.flags.add("odd_name")
     reason, detail = None, ""
     try:
         with _open_regular(path) as file:
@@ -105,8 +107,9 @@ def restrict(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # macOS has neither
+    if sys.platform == "linux":  # macOS has none of these
         resource.setrlimit(resource.RLIMIT_AS, (limits.address_space_bytes, limits.address_space_bytes))
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
         ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
 
 

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from biovita.errors import MediaError
 from biovita.media.check import Look
 from biovita.media.fingerprint import image_print
-from biovita.media.image import open_image, to_rgb
+from biovita.media.image import open_image, orientation_of, to_rgb
 
 PRINT_PX = 256  # pictures are shrunk to this before they are looked at as a whole
 FLAT = 2  # grey levels; a picture that varies less is blank
@@ -24,7 +24,7 @@ SAYINGS = {  # of Pillow
     "Decompressed data too large": "metadata_bomb",
     "Too much memory used in text chunks": "metadata_bomb",
 }
-ORIENTATION, GPS = 0x0112, 0x8825  # EXIF tags
+GPS = 0x8825  # the EXIF tag of a place
 
 
 def judge_image(file: BinaryIO, look: Look) -> None:
@@ -41,6 +41,8 @@ def judge_image(file: BinaryIO, look: Look) -> None:
             small = to_rgb(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise MediaError("too_many_pixels", str(error)) from error
+    except MemoryError as error:
+        raise MediaError("too_many_pixels", f"more than {look.limits.memory_bytes:,} bytes of memory") from error
     except UnidentifiedImageError as error:
         raise MediaError("bad_header", "no picture can be read from its header") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:  # what Pillow raises on broken data
@@ -65,13 +67,14 @@ def _judge_header(image: Image.Image, look: Look) -> None:
         raise MediaError("too_small", f"{width} x {height}")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise MediaError("bad_aspect", f"{width} x {height}")
-    exif = image.getexif()  # only now: of a PNG it decodes every pixel
-    orientation = exif.get(ORIENTATION, 1)
-    if orientation in range(2, 9):
+    orientation = orientation_of(image)  # only now: of a PNG it decodes every pixel
+    if orientation > 1:
         look.flags.add("exif_rotated")
-    if orientation in range(5, 9):
+    if orientation > 4 and image.format != "TIFF":  # of which Pillow gives the turned size
         look.note(size=(height, width))
-    if exif.get_ifd(GPS):
+    if not orientation:
+        look.flags.add("bad_exif")
+    elif image.getexif().get_ifd(GPS):
         look.flags.add("gps_present")
     if image.has_transparency_data:
         look.flags.add("alpha")

@@ -22,8 +22,6 @@ import base64
 import numpy as np
 from PIL import Image
 
-from biovita.media.audio import mix_down
-
 N_BITS = 256
 SIDE = 64  # pixels of the grey square that is transformed
 MOST_ORDER = 23  # 256 frequencies with the smallest order, horizontal plus vertical, reach this one

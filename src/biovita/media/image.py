@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from biovita.errors import MediaError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # Pillow's JPEG plugin opens MPO by itself
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}  # fmt: skip
 
 
 def read_image(path: Path) -> Image.Image:
@@ -37,9 +41,26 @@ def open_image(file: BinaryIO) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
+def orientation_of(image: Image.Image) -> int:
+    """Read how the EXIF data turn a picture: 1 to 8, or 0 where they say nothing that can be read."""
+    if image.format == "PNG":
+        image.load()  # they may follow the pixels, whose errors are not theirs
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except SyntaxError:
+        return 0
+    return orientation if orientation in range(1, 9) else 0
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn a picture upright and into 8-bit RGB, scaling deeper greys by their depth instead of clipping them."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    is_direct = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
+    turn = TURNS.get(orientation_of(image))
+    if turn is not None:  # one of them is 0
+        image = image.transpose(turn)
+    if is_direct:  # Pillow takes every CMYK JPEG for inverted, as Photoshop writes them
+        image = ImageChops.invert(image)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     if image.has_transparency_data:

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from biovita.errors import DatasetError
+from biovita.tables import occurs_again
 from biovita.taxonomy.rank import RANKS
 
 MODALITIES = ("audio", "image")
@@ -73,19 +74,21 @@ def as_records(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     needed = ("media_id", "modality", "source", "scientific_name", "licence")
     if absent := [name for name in needed if name not in table.columns]:
         raise DatasetError(f"{path}: records need the column(s) {', '.join(absent)}")
-    columns = []
-    for name, dtype in RECORDS_SCHEMA.items():
-        column = table[name] if name in table.columns else pl.Series(name, [None] * len(table), dtype)
-        if column.dtype == pl.String:
-            column = column.set(column.str.strip_chars() == "", None)
-        try:
-            columns.append(column.cast(dtype))
-        except pl.exceptions.PolarsError as error:
-            raise DatasetError(f"{path}: column '{name}': {str(error).splitlines()[0]}") from error
-    records = pl.DataFrame(columns)
-    twice = records.filter(pl.col("media_id").is_duplicated())["media_id"]
+    given = {name: dtype for name, dtype in RECORDS_SCHEMA.items() if name in table.columns}
+    columns = {name: pl.col(name) for name in given}
+    for name in given:
+        if table.schema[name] == pl.String:
+            columns[name] = pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)).alias(name)
+    try:
+        records = table.select(column.cast(given[name]) for name, column in columns.items())
+    except pl.exceptions.PolarsError as error:
+        raise DatasetError(f"{path}: {str(error).splitlines()[0]}") from error
+    empty = [pl.lit(None, dtype).alias(name) for name, dtype in RECORDS_SCHEMA.items() if name not in given]
+    records = records.with_columns(empty).select(*RECORDS_SCHEMA)
+    ids = records["media_id"]
+    twice = ids.filter(occurs_again(ids))
     if len(twice):
-        raise DatasetError(f"{path}: media_id '{twice[0]}' stands in {(twice == twice[0]).sum()} rows; make it unique")
+        raise DatasetError(f"{path}: media_id '{twice[0]}' stands in {(ids == twice[0]).sum()} rows; make it unique")
     return records
 
 
@@ -95,10 +98,11 @@ def instants(column: pl.Series, path: Path) -> pl.Series:
         given = column.str.strip_chars()
         given = given.set(given == "", None)
         text = given.str.replace(" ", "T", literal=True)
-        zoned = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
-        plain = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
-        dates = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-        column = zoned.fill_null(plain.fill_null(dates).dt.replace_time_zone("UTC"))
+        column = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
+        if column.null_count() > given.null_count():
+            plain = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
+            dates = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+            column = column.fill_null(plain.fill_null(dates).dt.replace_time_zone("UTC"))
         lost = given.filter(column.is_null() & given.is_not_null())
         if len(lost):
             raise DatasetError(f"{path}: recorded_at '{lost[0]}' is no time; write 2026-05-01T04:30:00Z")

@@ -19,8 +19,18 @@ from biovita.taxonomy.taxon import normal_name
 MAX_CHARS: Final = 250
 TIMES: Final = "\u00d7"  # the multiplication sign marks a hybrid
 PLACEHOLDERS: Final = ("Mystery mystery", "Sonus naturalis")  # Xeno-canto's unidentified birds and soundscapes
+_AUTHOR = r"[A-Z\u00c0-\u00d6\u00d8-\u00de][a-z\u00df-\u00f6\u00f8-\u00ff]{2,23}"
+_AUTHORS = rf"(?:{_AUTHOR}(?:, {_AUTHOR}){{0,2}} & )?{_AUTHOR}, (?:175[89]|17[6-9]\d|1[89]\d\d|20[01]\d)"
+# a name as publishers write it, shorter than MAX_CHARS; and words that say something of the name in an author's place
+PLAIN: Final = rf"^([A-Z][a-z-]{{1,60}} [a-z-]{{1,60}})(?: {_AUTHORS}| \({_AUTHORS}\))?$"
+NO_AUTHOR: Final = (
+    r"[ (](?:Auct|Bacterio|Bphage|Clade|Delete|Ichno|Incert|Indet|Npv|Particle|Phage|Prion|Replicon|Rna|Satellite|Sero"
+    r"|Tobe|Un[acdikp]|Vector|Vir[io]|Virus)"
+)
 BELOW_SPECIES: Final = {"SUBSPECIES", "VARIETY", "FORM", "MORPH", "INFRASPECIFIC_NAME", "INFRASUBSPECIFIC_NAME"}
 
+_PLAIN, _NO_AUTHOR = re.compile(PLAIN), re.compile(NO_AUTHOR)
+_LATIN = re.compile(r"[A-Z][a-z]{3,}(?:[aiosx]|um|on) [a-z]{3,}(?:us|um|is|[ai])")
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*>")
 _NOTE = re.compile(r"\[[^\]\d]*\]")  # `[merula Group]` and other remarks, but not the year `[1851]`
 _GENUS = re.compile(r"[A-Z][a-z\u00df-\u00f6\u00f8-\u00ff-]+")
@@ -34,6 +44,10 @@ _HYBRID = {"hybr", "hybrid", "hybrids", "kl", "klepton"}
 _JOIN = {"or", "and", "und", "et", "oder", "ou", "y", "vs"}
 _PARTICLES = {"de", "del", "della", "den", "der", "di", "dos", "du", "da", "la", "le", "van", "von", "zu", "al", "in"}
 _NO_EPITHET = _UNSURE | _HYBRID | _JOIN | {"juv", "adult", "male", "female", "egg", "larva", "nest"}
+_NO_NAME = {  # words of such endings that the parser takes for no part of a name
+    *("candidatus", "dalla", "degli", "della", "delli", "genus", "ichnotaxa", "ichnotaxon", "incertaesedis", "mihi"),
+    *("phylum", "phytoplasma", "section", "series", "serious", "subgenus", "subphylum", "subsection", "subseries"),
+}
 _KINDS = {
     "IDENTIFIER": "an identifier, not a name",
     "PLACEHOLDER": "a placeholder, not a name",
@@ -49,7 +63,6 @@ class ParsedName:
         given: as the source writes it.
         species: genus and epithet; empty where the name is refused.
         below: the epithet below species, which is folded away.
-        author: who named it, and when, as far as given.
         recased: the epithet stood in capitals, so that it may be an author: only a listed species is meant.
         reason: why the name is refused; empty where it is not.
     """
@@ -57,21 +70,22 @@ class ParsedName:
     given: str
     species: str = ""
     below: str = ""
-    author: str = ""
     recased: bool = False
     reason: str = ""
 
 
 def parse_names(names: Iterable[str]) -> list[ParsedName]:
-    """Read names in bulk; nothing raises, a name that means no single species carries the reason."""
+    """Read names in bulk; nothing raises, a name that means no single species carries the reason.
+
+    The parser takes 50 us a name, so it is not asked for what it would only repeat: two Latin words, perhaps with
+    authors and a year. A plain name of other words goes to it without the authors, and with them if it objects.
+    """
     given = list(names)
-    cleaned = [_clean(name) for name in given]
-    asked = [text for text, _, reason in cleaned if not reason]
-    answers = iter(nameparser.parse_all(asked, None, None, "ZOOLOGICAL"))
-    return [
-        ParsedName(given=name, reason=reason) if reason else _judge(name, text, recased, next(answers))
-        for name, (text, recased, reason) in zip(given, cleaned, strict=True)
-    ]
+    bare = {name: plain[1] for name in given if (plain := _PLAIN.match(name)) and not _NO_AUTHOR.search(name)}
+    read = {text: ParsedName(given=text, species=text) for text in bare.values() if _is_latin(text)}
+    read |= _read({text for name in given if (text := bare.get(name, name)) not in read})
+    read |= _read({name for name, text in bare.items() if name != text and read[text].reason})
+    return [read[name] if name in read else ParsedName(given=name, species=read[bare[name]].species) for name in given]
 
 
 def binomial(name: str) -> str:
@@ -89,7 +103,26 @@ def binomial(name: str) -> str:
 def shown(name: str) -> str:
     """Quote a name for a message: short, and with everything that does not print written out."""
     short = name if len(name) <= 80 else f"{name[:77]}..."
-    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short) + "'"
+    if not short.isprintable():
+        short = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+    return f"'{short}'"
+
+
+def _is_latin(text: str) -> bool:
+    if not _LATIN.fullmatch(text) or text in PLACEHOLDERS:
+        return False
+    genus, epithet = text.lower().split(" ")
+    return not {genus, epithet} & _NO_NAME and epithet not in _NO_EPITHET
+
+
+def _read(names: Iterable[str]) -> dict[str, ParsedName]:
+    cleaned = {name: _clean(name) for name in names}
+    asked = [text for text, _, reason in cleaned.values() if not reason]
+    answers = iter(nameparser.parse_all(asked, None, None, "ZOOLOGICAL"))
+    return {
+        name: ParsedName(given=name, reason=reason) if reason else _judge(name, text, recased, next(answers))
+        for name, (text, recased, reason) in cleaned.items()
+    }
 
 
 def _clean(name: str) -> tuple[str, bool, str]:
@@ -170,11 +203,10 @@ def _judge(
     whole = {genus, epithet} <= set(_WORD_ENDS.split(text))  # or the parser cut a word at a letter it did not like
     if not whole or not _GENUS.fullmatch(genus) or not _EPITHET.fullmatch(epithet) or {epithet, below} & _NO_EPITHET:
         return refuse("not a binomial name of one species")
-    author = answer.authorship_complete() or ""
     last = answer.combination_authorship.authors[-1:]
     if last and _AUTHOR_END.fullmatch(last[0].split()[-1]):
         return refuse("names more than one species" if " " in last[0] else "not a binomial name of one species")
-    return ParsedName(given=name, species=f"{genus} {epithet}", below=below, author=author, recased=recased)
+    return ParsedName(given=name, species=f"{genus} {epithet}", below=below, recased=recased)
 
 
 def _no_name(text: str) -> str:

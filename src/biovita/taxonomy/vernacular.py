@@ -27,9 +27,9 @@ _LABEL = re.compile(r"[A-Z][^_\t]*_[^_\t]+")  # BirdNET: `Turdus merula_Eurasian
 _NAME, _LANGUAGE = "vernacularname", ("language", "languagecode")
 
 
-def is_labels(first_line: str) -> bool:
-    """Whether a file that starts so is a BirdNET label list."""
-    return bool(_LABEL.fullmatch(first_line.strip()))
+def is_labels(path: Path) -> bool:
+    """Whether a file is a BirdNET label list."""
+    return path.suffix.lower() == ".txt" and bool(_LABEL.fullmatch(backbone.first_line(path).strip()))
 
 
 def is_vernacular(columns: list[str]) -> bool:
@@ -57,7 +57,7 @@ def read_common_names(path: Path) -> pl.DataFrame:
     Raises:
         TaxonomyError: it has neither numbers nor scientific names.
     """
-    if path.suffix.lower() == ".txt" and is_labels(backbone.first_line(path)):
+    if is_labels(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         pairs = [line.split("_", 1) for line in lines if _LABEL.fullmatch(line.strip())]
         table = pl.DataFrame(pairs, {"scientific_name": pl.String, "name": pl.String}, orient="row")
