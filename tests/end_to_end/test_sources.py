@@ -381,3 +381,28 @@ def test_a_call_that_lacks_something_says_what(outside: Outside, words: tuple[st
 
 def test_hosts_that_are_not_allowed_are_counted_with_what_to_do(built: tuple[Path, Ran, list[str]]) -> None:
     assert "1 file on hosts that are not asked: elsewhere.example (1); add them with --hosts" in built[1].err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("verify", "w"), "w: not a dataset"),
+        (("card", "w"), "w: not a dataset"),
+        (("shard", "dataset", "--shard-mb", "0"), "--shard-mb 0: use at least 1"),
+        (("export", "dataset", "--to", "camtrap-dp", "--license", "cc0"), "--license cc0: camtrap-dp writes a package"),
+        (("export", "dataset", "--to", "hub-parquet", "--acoustic", "True"), "--acoustic: its terms are those of"),
+        (("export", "dataset", "--to", "hub-parquet", "--license", "gpl"), "--license gpl: unknown; use cc0"),
+        (("check", "dataset", "--workers", "0"), "--workers 0: use at least 1"),
+    ],
+)
+def test_a_finished_folder_is_asked_for_what_it_can_give(
+    outside: Outside, whole: Path, once: Callable[..., Path], tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    places = {"dataset": whole, "w": once("sources_world", lambda _: None) / "w"}
+    more = ("--out", tmp_path / "never") if words[0] in ("shard", "export") else ()
+    ran = outside("data", *(places.get(word, word) for word in words), *more)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.startswith("biovita: ")
+    assert ran.err.count("\n") == 1
+    assert not (tmp_path / "never").exists()

@@ -80,6 +80,8 @@ def run_check(config: Check) -> int:
 
     if not config.paths:
         raise ConfigError("data check: name at least one file or folder")
+    if config.workers < 1:
+        raise ConfigError(f"--workers {config.workers}: use at least 1")
     paths = [entry for path in config.paths for entry in walk(path)]
     reasons: Counter[str] = Counter()
 
@@ -142,6 +144,8 @@ def run_shard(config: Shard) -> int:
     from biovita.data.dataset import Dataset
     from biovita.data.shards import write_shards
 
+    if config.shard_mb < 1:
+        raise ConfigError(f"--shard-mb {config.shard_mb}: use at least 1")
     size = {"shard_bytes": config.shard_mb * 1_000_000}
     manifest = write_shards(Dataset.open(config.dataset), config.out, split=config.split or None, **size)
     say(f"{config.out}: {sum(manifest['samples'].values()):,} samples in {len(manifest['samples']):,} shards")
@@ -157,6 +161,10 @@ def run_export(config: Export) -> int:
     from biovita.data.dataset import Dataset
     from biovita.data.hub_parquet import OPEN, write_hub_parquet
 
+    if config.to == "camtrap-dp" and config.license:
+        raise ConfigError(f"--license {config.license}: camtrap-dp writes a package for every licence; leave it out")
+    if config.to == "hub-parquet" and config.acoustic:
+        raise ConfigError("--acoustic: its terms are those of camtrap-dp; leave it out")
     dataset = Dataset.open(config.dataset)
     if config.to == "camtrap-dp":
         manifest = write_camtrap_dp(dataset, config.out, acoustic=config.acoustic)

@@ -44,10 +44,10 @@ from biovita.data.select import dedupe_ids, select
 from biovita.data.split import split
 from biovita.errors import DatasetError
 from biovita.files import MANIFEST, atomic_path, read_manifest, write_manifest
-from biovita.media.check import Limits, Verdict, check_files, policy
+from biovita.media.check import Limits, check_files, policy
 from biovita.media.reasons import MEDIA_REASONS, REASONS
 from biovita.sources.http import Door
-from biovita.tables import write_table
+from biovita.tables import occurs_again, write_table
 from biovita.taxonomy.checklist import HINTS, Checklist
 from biovita.taxonomy.rank import LEVELS
 
@@ -85,9 +85,10 @@ class Plan:
     """What the metadata alone decides; every record is in `wanted`, in `refused` or counted in `left_out`.
 
     Attributes:
-        wanted: records to take in, sorted by media_id, with the `species` and `class` of their name.
-        refused: media_id, reason, detail and `source`.
-        left_out: `n` records by source, species, modality and reason (cap, quality).
+        wanted: records to take in, sorted by media_id, with the `species` and `class` of their name, and the `turn` of
+            their source.
+        refused: QUARANTINE_SCHEMA.
+        left_out: `n` records by species, modality and reason (cap, quality).
         names: the decision on every distinct name (NAMES_SCHEMA).
         n_records: by source, all records.
     """
@@ -150,7 +151,7 @@ def build_dataset(
         choice: what may enter.
         workers: processes that check files, and threads a host that fetch; the result does not depend on it.
         limits: what a file may be and cost.
-        door: fetches records that have a URL and no file; without one they are refused as `download_failed`.
+        door: fetches records that have a URL and no file; without one, what is not in `out` already is refused.
         engine: checks files on this machine, or through Ray on a cluster; the result does not depend on it.
         draw: draws the card's picture from the folder to a path.
         run: facts for the manifest.
@@ -246,7 +247,8 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
     outside = (pl.col("file").is_null() & pl.col("given_path").is_not_null()).alias("outside")
     starts = accumulate((len(table) for table in tables), initial=0)
     rows = [
-        table.select(*KEYS, outside).with_row_index("row", start) for table, start in zip(tables, starts, strict=False)
+        table.select(*KEYS, outside, pl.lit(turn, pl.UInt8).alias("turn")).with_row_index("row", start)
+        for turn, (table, start) in enumerate(zip(tables, starts, strict=False))
     ]
     keys, twice = dedupe_ids(rows)
     unsafe = keys.filter("outside")
@@ -260,9 +262,9 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
         quality=choice.quality,
         seed=seed,
     )
-    kept = chosen.kept.select("row", "media_id", "species", "class").sort("media_id")
+    kept = chosen.kept.select("row", "media_id", "species", "class", "turn").sort("media_id")
     records = pl.concat(table.drop(name for name in HINTS if name != "given_common_name") for table in tables)
-    wanted = records[kept["row"]].with_columns(kept["species"], kept["class"])
+    wanted = records[kept["row"]].with_columns(kept["species"], kept["class"], kept["turn"])
     given_paths = records[unsafe["row"]].select("media_id", "given_path")
     return Plan(
         wanted=wanted,
@@ -303,7 +305,7 @@ def take_in(
 ) -> pl.DataFrame:
     """Read or fetch what the records name, check it and store it; return FACT_SCHEMA, one row a path or URL."""
     check: Check = partial(check_files, workers=workers, limits=limits)
-    files = [Path(file) for file in wanted["file"].drop_nulls().unique().sort()]
+    files = wanted["file"].drop_nulls().unique().sort().to_list()
     many = check
     if engine == "ray":
         from biovita.data.scale import check_on_ray  # noqa: PLC0415 - an extra, and takes seconds to load
@@ -312,10 +314,7 @@ def take_in(
     facts = Facts()
     take_in_files(files, out, ledger, many, facts)
     remote = wanted.filter(pl.col("file").is_null()).select("url", "modality").drop_nulls().unique("url").sort("url")
-    if len(remote) and door is None:
-        for url in remote["url"]:
-            facts.add(url, Verdict(path=url, verdict="reject", reason="download_failed", detail="offline"))
-    elif len(remote) and door is not None:
+    if len(remote):
         fetch_media(dict(remote.iter_rows()), out, ledger, door, found=facts.add, check=check, workers=workers)
     return facts.table()
 
@@ -331,7 +330,7 @@ def settle(plan: Plan, facts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame,
     shown = pl.coalesce("given_path", "url", pl.lit("no file and no URL")).alias("shown")
     no_entry = pl.when(pl.col("entry").is_null()).then(pl.lit("download_failed"))
     said = facts.select("entry", "reason", "detail", "found", "sha256")
-    looked = plan.wanted.select("media_id", "modality", "scientific_name", entry, shown)
+    looked = plan.wanted.select("media_id", "modality", "species", "turn", entry, shown)
     looked = looked.join(said, on="entry", how="left", maintain_order="left").with_columns(
         no_entry.otherwise("reason").alias("reason"), pl.col("detail").fill_null("nothing to take in")
     )
@@ -339,11 +338,11 @@ def settle(plan: Plan, facts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame,
     good = looked.filter(pl.col("reason").is_null())
     other = good.filter(pl.col("found") != pl.col("modality"))
     good = good.filter(pl.col("found") == pl.col("modality"))
-    first = pl.col("media_id", "scientific_name").first().over("sha256").name.prefix("first_")  # sorted by media_id
-    copies = good.filter(pl.col("sha256").is_duplicated()).with_columns(first)
+    copies = good.filter(occurs_again(good["sha256"])).sort("turn", "media_id")  # the most trusted source stays
+    copies = copies.with_columns(pl.col("media_id", "species").first().over("sha256").name.prefix("first_"))
     copies = copies.filter(pl.col("media_id") != pl.col("first_media_id"))
-    differs = pl.when(pl.col("scientific_name").ne_missing(pl.col("first_scientific_name")))
-    called = differs.then(pl.format(", which is called {}", "first_scientific_name")).otherwise(pl.lit(""))
+    differs = pl.when(pl.col("species") != pl.col("first_species"))
+    called = differs.then(pl.format(", which is called {}", "first_species")).otherwise(pl.lit(""))
     refused = pl.concat(
         [
             plan.refused,
@@ -354,7 +353,7 @@ def settle(plan: Plan, facts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame,
     )
     usable = good.join(copies, on="media_id", how="anti", maintain_order="left").select("media_id", "entry")
     media = (
-        usable.join(plan.wanted.drop("file", "given_path"), on="media_id", how="left", maintain_order="left")
+        usable.join(plan.wanted.drop("file", "given_path", "turn"), on="media_id", how="left", maintain_order="left")
         .join(facts.drop("reason", "detail", "found"), on="entry", how="left", maintain_order="left")
         .drop("entry")
     )

@@ -8,6 +8,7 @@ from typing import Any, Self
 import polars as pl
 
 from biovita.data.dedupe import near_duplicates
+from biovita.errors import DatasetError
 from biovita.files import read_manifest, sha256_file
 from biovita.log import Progress
 from biovita.sources.licence import UNKNOWN
@@ -63,9 +64,12 @@ class Dataset:
             verify: also recompute the sha256 of the tables.
 
         Raises:
-            DatasetError: there is no manifest, or a table does not match it.
+            DatasetError: there is no manifest, it is that of something else, or a table does not match it.
         """
-        return cls(Path(folder), read_manifest(Path(folder), verify=verify))
+        manifest = read_manifest(Path(folder), verify=verify)
+        if "media.parquet" not in manifest.get("sha256", {}):
+            raise DatasetError(f"{folder}: not a dataset, by its manifest.json; name a folder that `data build` wrote")
+        return cls(Path(folder), manifest)
 
     @cached_property
     def media(self) -> pl.DataFrame:

@@ -43,7 +43,7 @@ def fetch_media(
     modality_of: Mapping[str, str],
     out: Path,
     ledger: Ledger,
-    door: Door,
+    door: Door | None,
     *,
     found: Callable[[str, Verdict], None],
     check: Check,
@@ -56,7 +56,7 @@ def fetch_media(
         modality_of: what each URL should give, audio or image.
         out: the dataset folder.
         ledger: of this folder; URLs that are settled in it are not asked again.
-        door: to the network.
+        door: to the network; without one, what is not in the folder is refused as `offline`.
         found: takes a URL and its verdict, in no stated order; a URL without a file is refused as `download_failed`.
         check: gives the verdicts, `media.check.check_files` with its settings.
         workers: threads a host; its budget holds for all of them together.
@@ -89,7 +89,7 @@ class _Job:
         out: Path,
         incoming: Path,
         ledger: Ledger,
-        door: Door,
+        door: Door | None,
         found: Callable[[str, Verdict], None],
         limits: Mapping[str, Limits],
         bar: Progress,
@@ -117,11 +117,13 @@ class _Job:
                 self._tell(url, known.verdict)
             elif path.is_file():
                 self.to_check.append((url, path))
+            elif self.door is None:
+                self._tell(url, _failed(url, "offline"))
             else:
                 try:
                     self.to_ask.setdefault(self.door.check(url), deque()).append(url)
                 except FetchError as error:  # a rule of ours, so there is nothing to remember
-                    self._tell(url, _failed(url, error))
+                    self._tell(url, _failed(url, why(error)))
 
     def run(self, check: Check, workers: int) -> None:
         """Download in threads; judge and settle here whatever is whole."""
@@ -138,7 +140,8 @@ class _Job:
         except BaseException:
             for urls in self.to_ask.values():
                 urls.clear()
-            self.door.close()
+            if self.door:
+                self.door.close()
             raise
         finally:
             while any(thread.is_alive() for thread in threads):
@@ -147,13 +150,14 @@ class _Job:
 
     def _download(self, host: str) -> None:
         """Work through the URLs of a host; failures travel to the main thread, of whatever kind."""
-        urls = self.to_ask[host]
+        urls, door = self.to_ask[host], self.door
+        assert door, "only a door gives hosts to ask"
         try:
             while (url := _next(urls)) is not None:
                 path = self.incoming / _key(url)
                 part = path.with_name(f"{path.name}.part")
                 try:
-                    fetched = self.door.download(url, part, limits=self.limits[self.modality_of[url]])
+                    fetched = door.download(url, part, limits=self.limits[self.modality_of[url]])
                     with part.open("rb") as file:
                         os.fsync(file.fileno())
                     part.replace(path)
@@ -176,7 +180,7 @@ class _Job:
                 continue
             url, came = arrival
             if isinstance(came, FetchError):
-                verdict = _failed(url, came)
+                verdict = _failed(url, why(came))
                 self._keep(url, Fetch(state="failed", kind=came.kind, status=came.status, verdict=verdict))
                 self._tell(url, verdict)
             elif isinstance(came, BaseException):
@@ -207,8 +211,7 @@ class _Job:
     def _keep(self, url: str, fetch: Fetch) -> None:
         known = self.ledger.find_fetch(url)
         self.ledger.keep_fetch(url, dataclasses.replace(fetch, attempts=known[0].attempts + 1 if known else 1))
-        host = self.door.check(url)
-        self.answered[host] += 1
+        self.answered[url.split("/", 3)[2]] += 1
 
     def _tell(self, url: str, verdict: Verdict) -> None:
         seconds = max(time.monotonic() - self.started, 1e-3)
@@ -217,8 +220,8 @@ class _Job:
         self.found(url, verdict)
 
 
-def _failed(url: str, error: FetchError) -> Verdict:
-    return Verdict(path=url, verdict="reject", reason="download_failed", detail=why(error))
+def _failed(url: str, detail: str) -> Verdict:
+    return Verdict(path=url, verdict="reject", reason="download_failed", detail=detail)
 
 
 def _next(urls: deque[str]) -> str | None:

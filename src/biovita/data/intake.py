@@ -67,29 +67,29 @@ class Facts:
             self._rows = []
 
 
-def take_in_files(paths: list[Path], out: Path, ledger: Ledger, check: Check, facts: Facts) -> None:
+def take_in_files(names: list[str], out: Path, ledger: Ledger, check: Check, facts: Facts) -> None:
     """Check files on this machine and copy the good ones under their content's name.
 
     Args:
-        paths: distinct files.
+        names: distinct files, as the records spell them; so the facts name them.
         out: the dataset folder.
         ledger: verdicts from before; new ones are kept there.
         check: gives the verdicts, `media.check.check_files` with its settings.
         facts: takes the verdicts.
     """
-    unknown: list[Path] = []
-    with Progress("check", len(paths), "files") as bar:
-        for path in paths:
-            if (known := ledger.find(path)) is None:
-                unknown.append(path)
+    unknown: list[str] = []
+    with Progress("check", len(names), "files") as bar:
+        for name in names:
+            if (known := ledger.find(Path(name))) is None:
+                unknown.append(name)
                 continue
-            verdict = place(path, known, out)
-            facts.add(str(path), verdict)
+            verdict = place(Path(name), known, out)
+            facts.add(name, verdict)
             bar.advance(bad=not verdict.ok, note="known from before")
-        for path, checked in zip(unknown, check(unknown), strict=True):
-            verdict = place(path, checked, out)
-            ledger.keep(path, verdict)
-            facts.add(str(path), verdict)
+        for name, checked in zip(unknown, check([Path(name) for name in unknown]), strict=True):
+            verdict = place(Path(name), checked, out)
+            ledger.keep(Path(name), verdict)
+            facts.add(name, verdict)
             bar.advance(bad=not verdict.ok, note="")
 
 

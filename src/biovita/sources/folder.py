@@ -96,9 +96,10 @@ def read_manifest_table(path: Path) -> pl.DataFrame:
         each(table["licence"].cast(pl.String), normalise_licence),
         pl.coalesce("rights_holder", *(each(table[name].cast(pl.String), rights_holder) for name in _HOLDERS)),
         pl.col("common_name").cast(pl.String).alias("given_common_name"),
-        pl.col("path").alias("given_path"),
+        # a row with a URL and no path is fetched
+        pl.when((pl.col("path") != "") | pl.col("url").is_null()).then(pl.col("path")).alias("given_path"),
         instants(table["recorded_at"], path),
-    ).with_columns(pl.col("media_id").fill_null(pl.format("{}:{}", "source", "path")))
+    ).with_columns(pl.col("media_id").fill_null(pl.format("{}:{}", "source", pl.coalesce("given_path", "url"))))
     hints = [pl.lit(None, pl.String()).alias(name) for name in RECORDS_SCHEMA if name not in records.columns]
     records = records.with_columns(hints)
     records = records.select(_cast(records[name], dtype, path) for name, dtype in RECORDS_SCHEMA.items())

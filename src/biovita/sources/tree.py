@@ -79,7 +79,9 @@ def own_records(table: pl.DataFrame, folder: Path, licence: str) -> pl.DataFrame
 def known_licence(licence: str | None, path: Path) -> str:
     known = normalise_licence(licence)
     if known == UNKNOWN:
-        raise DatasetError(f"{path}: licence '{licence or ''}' says nothing; give that of the files, as in CC-BY-4.0")
+        raise DatasetError(
+            f"{path}: licence '{licence or ''}' says nothing; give that of the files (--files-licence CC-BY-4.0)"
+        )
     return known
 
 

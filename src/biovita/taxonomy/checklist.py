@@ -9,6 +9,7 @@ corrected: a wrong label poisons what learns from it, a refused file is only los
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -384,22 +385,26 @@ class Checklist:
         """Gather what `decide` needs to know of these names."""
         wanted = {name for one in parsed for name in names_to_look_up(one, self._older)}
         meanings = _by("name", self._lineages(_among(self._names, "name", wanted)))
-        unknown = {one.species for one in parsed if one.species and one.species not in meanings}
-        genera = {name.split(" ")[0] for name in unknown}
-        alike = words_alike(genera, self._genus_names) if genera else {}
-        in_genus: dict[str, set[str]] = {}
-        for genus, name in _among(self._binomials, "genus", genera).iter_rows():
-            in_genus.setdefault(genus, set()).add(name)
-        words = [name.split(" ") for name in unknown]
-        respelled = {f"{other} {epithet}" for genus, epithet in words for other in alike.get(genus, ())}
-        of_stem = _among(self._stems, "stem", {stem(name) for name in unknown})
-        return Known(
+        known = Known(
             meanings=meanings,
             doubted=dict(_among(self._doubted, "name", wanted).iter_rows()),
             older=self._older,
             complete=self._complete,
             english=dict(_among(self._english, "species", wanted).iter_rows()),
             genera=self._genera,
+        )
+        unknown = [one.species.split(" ") for one in parsed if one.species and one.species not in meanings]
+        if not unknown:
+            return known
+        genera = {genus for genus, _ in unknown}
+        alike = words_alike(genera, self._genus_names)
+        respelled = {f"{other} {epithet}" for genus, epithet in unknown for other in alike.get(genus, ())}
+        in_genus: dict[str, set[str]] = {}
+        for genus, name in _among(self._binomials, "genus", genera).iter_rows():
+            in_genus.setdefault(genus, set()).add(name)
+        of_stem = _among(self._stems, "stem", {stem(" ".join(words)) for words in unknown})
+        return replace(
+            known,
             genus_names=self._genus_names,
             in_genus=in_genus,
             genera_alike=alike,

@@ -5,7 +5,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from biovita.taxonomy.parse import ParsedName, shown
@@ -82,10 +82,10 @@ class Known:
         complete: a class, and the list that holds all of it.
         english: a species, and its English name.
         genera: the genera of the genus JSON.
-        genus_names: every genus that a list has.
-        in_genus: a genus of a name that is not listed, and the listed names in it.
+        genus_names: every genus that a list has; this and what follows only where a name is not listed.
+        in_genus: a genus of such a name, and the listed names in it.
         genera_alike: such a genus, and the known genera that are spelled alike, sorted.
-        in_alike: the listed names with the epithet of a name that is not listed, in a genus that is spelled alike.
+        in_alike: the listed names with the epithet of such a name, in a genus that is spelled alike.
         of_stem: the stem of an epithet, and the species that have it.
     """
 
@@ -95,11 +95,11 @@ class Known:
     complete: Mapping[str, str]
     english: Mapping[str, str]
     genera: Mapping[str, Genus]
-    genus_names: set[str]
-    in_genus: Mapping[str, set[str]]
-    genera_alike: Mapping[str, list[str]]
-    in_alike: set[str]
-    of_stem: Mapping[str, list[Lineage]]
+    genus_names: set[str] = field(default_factory=set)
+    in_genus: Mapping[str, set[str]] = field(default_factory=dict)
+    genera_alike: Mapping[str, list[str]] = field(default_factory=dict)
+    in_alike: set[str] = field(default_factory=set)
+    of_stem: Mapping[str, list[Lineage]] = field(default_factory=dict)
 
 
 def names_to_look_up(parsed: ParsedName, older: Mapping[str, set[str]]) -> set[str]:
