@@ -369,3 +369,23 @@ def test_a_copy_that_was_encoded_again_shares_the_split_and_verification_would_n
     torn = dataset.media.with_columns(split.otherwise("split").alias("split"))
     torn.write_parquet(tmp_path / "out" / "media.parquet")
     assert any("near-duplicates in two splits" in problem for problem in problems(Dataset.open(tmp_path / "out")))
+
+
+def test_two_animals_of_one_name_do_not_become_one_species(source: Path, tmp_path: Path) -> None:
+    taxa = pl.read_parquet(source / "taxa.parquet")
+    twin = taxa.head(1).with_columns(pl.lit("Insecta").alias("class"), pl.lit("Arthropoda").alias("phylum"),
+                                     pl.lit("Ordo").alias("order"), pl.lit("Idae").alias("family"))  # fmt: skip
+    pl.concat([taxa, twin]).write_parquet(tmp_path / "taxa.parquet")
+    name = taxa["species"][0]
+    records = read_manifest_table(source / "records.tsv").sort("media_id")
+    own, nth = pl.col("scientific_name") == name, pl.col("media_id").rank("ordinal").over("scientific_name")
+    phylum = pl.when(own & (nth == 1)).then(pl.lit("Arthropoda")).when(own).then(pl.lit("Chordata"))
+    order = pl.when(own & (nth == 2)).then(pl.lit(taxa["order"][0]))
+    records = records.with_columns(phylum.alias("given_phylum"), order.alias("given_order"))
+    checklist = Checklist.open([tmp_path / "taxa.parquet"])
+    report = build_dataset([records], checklist, tmp_path / "out", seed=0, withheld=2)
+    assert report.refused.select("reason").to_series().to_list() == ["name_unresolved"]
+    assert "homonym" in report.refused["detail"][0]
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.taxa.filter(species=name)["class"].to_list() == ["Aves"]
+    assert dataset.names.filter(pl.col("scientific_name") == name)["how"].to_list().count("refused") == 1

@@ -5,7 +5,7 @@
     settle   exact and near-duplicates -> splits -> tables -> card -> manifest, last
 
 A record ends as one row of `media.parquet` or of `quarantine.parquet`, or is counted as over a cap; never as none or
-two of them: that is asserted for every source. Stopped at any point, the same call goes on: verdicts are in
+two of them: that is asserted. Stopped at any point, the same call goes on: verdicts are in
 `ledger.sqlite`, files are under their final name. The tables depend on inputs and seed alone, not on workers, order,
 engine, or how often the build was stopped.
 """
@@ -41,7 +41,7 @@ from biovita.data.groups import merged
 from biovita.data.intake import Check, Facts, take_in_files
 from biovita.data.ledger import Ledger
 from biovita.data.select import dedupe_ids, select
-from biovita.data.split import split
+from biovita.data.split import hash_numbers, split
 from biovita.errors import DatasetError
 from biovita.files import MANIFEST, atomic_path, read_manifest, write_manifest
 from biovita.media.check import Limits, check_files, policy
@@ -49,7 +49,7 @@ from biovita.media.reasons import MEDIA_REASONS, REASONS
 from biovita.sources.http import Door
 from biovita.tables import occurs_again, write_table
 from biovita.taxonomy.checklist import HINTS, Checklist
-from biovita.taxonomy.rank import LEVELS
+from biovita.taxonomy.rank import LEVELS, RANKS
 
 LEDGER = "ledger.sqlite"
 CARD_PLOT = "card.png"
@@ -180,7 +180,7 @@ def build_dataset(
                 {
                     "schema": SCHEMA_VERSION,
                     "kind": "dataset",
-                    "made_up": "world" in counts["sources"],
+                    "made_up": "world" in set(media["source"].unique()),
                     "seed": seed,
                     "inputs": inputs,
                     "counts": counts,
@@ -225,9 +225,9 @@ def take_in_part(
     with _locked(out, shared=True):
         plan = plan_dataset(tables, checklist, choice, seed=seed)
         entries = plan.wanted.select(pl.coalesce("file", "url", pl.lit(""))).to_series()
-        mine = [int.from_bytes(hashlib.sha256(entry.encode()).digest()[:8]) % n == i - 1 for entry in entries]
+        mine = hash_numbers(0, "part", entries) % n == i - 1
         with Ledger(out / f"ledger-{i}-of-{n}.sqlite", policy(limits)) as ledger:
-            wanted = plan.wanted.filter(pl.Series(mine, dtype=pl.Boolean))
+            wanted = plan.wanted.filter(mine)
             facts = take_in(wanted, out, ledger, workers=workers, limits=limits, door=door)
     n_bad = len(facts.filter(pl.col("reason").is_not_null()))
     return len(facts) - n_bad, n_bad
@@ -247,7 +247,7 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
     outside = (pl.col("file").is_null() & pl.col("given_path").is_not_null()).alias("outside")
     starts = accumulate((len(table) for table in tables), initial=0)
     rows = [
-        table.select(*KEYS, outside, pl.lit(turn, pl.UInt8).alias("turn")).with_row_index("row", start)
+        table.select(*KEYS, outside, pl.lit(turn, pl.UInt32).alias("turn")).with_row_index("row", start)
         for turn, (table, start) in enumerate(zip(tables, starts, strict=False))
     ]
     keys, twice = dedupe_ids(rows)
@@ -286,11 +286,36 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
 def _resolve(keys: pl.DataFrame, checklist: Checklist) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Find the species of every name: rows with `species`, `class` and `name_reason`, without hints; and the log."""
     hints = [name for name in HINTS if keys[name].null_count() < len(keys)]
-    names = checklist.decide_all(keys.select("scientific_name", *HINTS).unique())
+    names = _one_lineage(checklist.decide_all(keys.select("scientific_name", *HINTS).unique()))
     by = ["scientific_name", *hints]
     decided = names.select(*by, "species", "class", pl.col("reason").alias("name_reason"))
     named = keys.join(decided, on=by, how="left", nulls_equal=True, maintain_order="left")
     return named.drop(*HINTS), names
+
+
+def _one_lineage(names: pl.DataFrame) -> pl.DataFrame:
+    """Refuse a name whose species is spelled like another animal's: one binomial is one species in a dataset.
+
+    Of two, the one with more names in the log stays; of equals, the first by lineage.
+    """
+    lineages = (
+        names.drop_nulls("species").group_by(RANKS).len().sort("len", *RANKS, descending=[True, *[False] * len(RANKS)])
+    )
+    homonyms = lineages.filter(pl.col("species").is_duplicated())
+    if not len(homonyms):
+        return names
+    kept = homonyms.unique("species", keep="first", maintain_order=True)
+    others = homonyms.join(kept, on=RANKS, how="anti", nulls_equal=True).select(
+        *RANKS, pl.lit(value=True).alias("other")
+    )
+    marked = names.join(others, on=RANKS, how="left", nulls_equal=True, maintain_order="left")
+    said = pl.format("'{}': a homonym; the dataset has another animal of that name", "scientific_name")
+    is_other = pl.col("other").fill_null(value=False)
+    return marked.with_columns(
+        pl.when(is_other).then(said).otherwise("reason").alias("reason"),
+        pl.when(is_other).then(pl.lit("refused")).otherwise("how").alias("how"),
+        *(pl.when(~is_other).then(level).alias(level) for level in LEVELS),
+    ).drop("other")
 
 
 def take_in(
@@ -397,7 +422,12 @@ def _taxa_table(
 ) -> pl.DataFrame:
     """One row a species that has a file: lineage, names, traits."""
     present = media.select("species").unique()
-    species = names.select(LEVELS).drop_nulls("species").unique("species").join(present, on="species", how="semi")
+    species = (
+        names.select(LEVELS)
+        .drop_nulls("species")
+        .unique("species", keep="first", maintain_order=True)
+        .join(present, on="species", how="semi")
+    )
     # a species that no list gives an English name takes the one that its records give most often
     given = (
         media.select("species", "given_common_name")
@@ -412,19 +442,20 @@ def _taxa_table(
         pl.coalesce(own, "given_common_name", pl.lit("")).alias("common_name"),
         pl.col("species").is_in(list(withheld)).alias("withheld"),
     )
-    for more in (checklist.traits, _spoken_names(checklist)):
+    for more in (checklist.traits, _spoken_names(checklist, present)):
         if more is not None:
             species = species.join(more, on="species", how="left")
     missing = [pl.lit(None, dtype).alias(name) for name, dtype in TAXA_SCHEMA.items() if name not in species.columns]
     return species.with_columns(missing).sort("species")
 
 
-def _spoken_names(checklist: Checklist) -> pl.DataFrame | None:
+def _spoken_names(checklist: Checklist, present: pl.DataFrame) -> pl.DataFrame | None:
     """Gather the common names of a species as JSON text, `{"de": "Amsel", "en": ...}`."""
     if checklist.common_names is None:
         return None
     rows: dict[str, dict[str, str]] = {}
-    for species, language, name in checklist.common_names.select("species", "language", "name").iter_rows():
+    spoken = checklist.common_names.join(present, on="species", how="semi")
+    for species, language, name in spoken.select("species", "language", "name").iter_rows():
         rows.setdefault(species, {})[language] = name
     texts = [(species, json.dumps(names, sort_keys=True, ensure_ascii=False)) for species, names in rows.items()]
     return pl.DataFrame(texts, {"species": pl.String, "common_names": pl.String}, orient="row")

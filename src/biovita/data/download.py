@@ -19,12 +19,12 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from biovita.data.dataset import MEDIA_FOLDER
-from biovita.data.intake import media_path
+from biovita.data.intake import Check, media_path
 from biovita.data.ledger import Fetch, Kind, Ledger
 from biovita.errors import DatasetError, FetchError
 from biovita.files import sync_folder
@@ -35,8 +35,6 @@ from biovita.sources.http import LIMITS, Door, Fetched, Limits, why
 INCOMING = "incoming"
 N_WAITING = 64  # whole files that may wait for the checker
 UNCERTAIN = ("truncated", "corrupt", "empty_file", "no_samples", "bad_header")  # what a body that was cut may look like
-
-Check = Callable[[Iterable[Path]], Iterator[Verdict]]
 
 
 def fetch_media(

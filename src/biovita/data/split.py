@@ -185,12 +185,16 @@ def _quota(species: pl.Series, n_files: np.ndarray, share: float, *, seed: int, 
 
 def hash_order(seed: int, purpose: str, names: pl.Series) -> np.ndarray:
     """Shuffle names, and return their places: an order that depends on seed, purpose and the names alone."""
-    digests = _hashes(seed, purpose, names)
-    first = digests.str.head(15).str.to_integer(base=16).to_numpy()  # 60 of the 256 bits
+    first = hash_numbers(seed, purpose, names).to_numpy()
     order = np.argsort(first, kind="stable")
-    if (first[order[1:]] == first[order[:-1]]).any():
-        return digests.arg_sort().to_numpy()
+    if (first[order[1:]] == first[order[:-1]]).any():  # equal in 60 bits: the other 196 decide
+        return _hashes(seed, purpose, names).arg_sort().to_numpy()
     return order
+
+
+def hash_numbers(seed: int, purpose: str, names: pl.Series) -> pl.Series:
+    """Turn each name into a number of 60 bits that depends on seed, purpose and the name alone."""
+    return _hashes(seed, purpose, names).str.head(15).str.to_integer(base=16)
 
 
 def _hashes(seed: int, purpose: str, names: pl.Series) -> pl.Series:
