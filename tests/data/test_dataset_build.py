@@ -44,6 +44,20 @@ def hashes(out: Path) -> dict[str, str]:
     return {name: sha256_file(out / name) for name in TABLES}
 
 
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files each call of the checker was asked about."""
+    numbers: list[int] = []
+    real = build.check_files
+
+    def counting(paths: list[Path], **options: object) -> object:
+        numbers.append(len(paths))
+        return real(paths, **options)
+
+    monkeypatch.setattr(build, "check_files", counting)
+    return numbers
+
+
 def test_a_folder_becomes_a_dataset_that_keeps_the_laws(source: Path, tmp_path: Path) -> None:
     report = make(source, tmp_path / "out")
     assert (report.n_ok, report.n_quarantined, report.n_species, report.n_withheld) == (108, 0, 12, 2)
@@ -149,7 +163,7 @@ def test_the_tables_depend_on_inputs_and_seed_alone(source: Path, tmp_path: Path
     assert hashes(tmp_path / "one")["media.parquet"] != hashes(tmp_path / "other")["media.parquet"]
 
 
-def test_a_killed_build_goes_on_without_checking_again(source: Path, tmp_path: Path) -> None:
+def test_a_killed_build_goes_on_without_checking_again(source: Path, tmp_path: Path, checked: list[int]) -> None:
     make(source, tmp_path / "whole")
     out = tmp_path / "out"
     script = (
@@ -168,19 +182,9 @@ def test_a_killed_build_goes_on_without_checking_again(source: Path, tmp_path: P
     assert not (out / "manifest.json").exists()
     with pytest.raises(DatasetError, match="never finished"):
         Dataset.open(out)
-    checked: list[int] = []
-    real = build.check_files
-
-    def counting(paths: list[Path], **options: object) -> object:
-        checked.append(len(paths))
-        return real(paths, **options)
-
-    build.check_files = counting
-    try:
-        make(source, out)
-        make(source, out)
-    finally:
-        build.check_files = real
+    checked.clear()
+    make(source, out)
+    make(source, out)
     assert checked[0] <= 108 - 25
     assert checked[1] == 0
     assert hashes(out) == {**hashes(tmp_path / "whole"), "card.md": sha256_file(out / "card.md"),
@@ -301,7 +305,7 @@ def test_a_cap_leaves_a_counted_sample(source: Path, tmp_path: Path) -> None:
     assert counts["left_out_by_reason"] == {"cap": 24}
 
 
-def test_parts_of_a_build_make_the_same_tables(source: Path, tmp_path: Path) -> None:
+def test_parts_of_a_build_make_the_same_tables(source: Path, tmp_path: Path, checked: list[int]) -> None:
     make(source, tmp_path / "whole" / "out")
     out = tmp_path / "parts" / "out"
     records = read_manifest_table(source / "records.tsv")
@@ -312,18 +316,8 @@ def test_parts_of_a_build_make_the_same_tables(source: Path, tmp_path: Path) -> 
     assert not (out / "manifest.json").exists()
     for path in source.glob("*.wav"):
         os.utime(path)  # a file that changed would be checked again
-    checked: list[int] = []
-    real = build.check_files
-
-    def counting(paths: list[Path], **options: object) -> object:
-        checked.append(len(paths))
-        return real(paths, **options)
-
-    build.check_files = counting
-    try:
-        make(source, out)
-    finally:
-        build.check_files = real
+    checked.clear()
+    make(source, out)
     assert checked == [len(list(source.glob("*.wav")))]
     assert hashes(out) == hashes(tmp_path / "whole" / "out")
 
