@@ -41,6 +41,7 @@ def make_features() -> Callable[..., Features]:
         return Features(
             media=media if shuffle is None else media.sample(fraction=1, shuffle=True, seed=shuffle),
             species=[f"species {label}" for label in range(len(counts))],
+            lineage=np.stack([np.arange(len(counts)), np.arange(len(counts)) // 2], axis=1),
             mels=np.concatenate([np.empty((0, 64), np.float16), *mels]),
             starts=np.cumsum([0, *(len(mel) for mel in mels)]),
             squares=np.stack(squares) if squares else np.empty((0, SIDE_PX, SIDE_PX, 3), np.uint8),

@@ -30,6 +30,7 @@ def one_recording(mel: LogMel, wave: np.ndarray, *, repeats: bool) -> Features:
     return Features(
         media=None,  # pyright: ignore[reportArgumentType]
         species=[],
+        lineage=np.empty((0, 2), np.int64),
         mels=np.concatenate([np.full((7, 64), 99, np.float16), whole, np.full((3, 64), 99, np.float16)]),
         starts=np.array([0, 7, 7 + len(whole), 10 + len(whole)]),
         squares=np.empty(0),

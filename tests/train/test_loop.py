@@ -17,7 +17,7 @@ from biovita.errors import TrainError
 from biovita.train.batches import Batch
 from biovita.train.features import Features
 from biovita.train.loop import choose_trained, make_optimizer, pair_losses, set_modes, total_loss, train_stage
-from biovita.train.loss import info_nce
+from biovita.train.loss import Targets, contrastive
 from biovita.train.recipe import Recipe
 
 COUNTS = [(3, 3), (2, 3), (3, 2), (2, 2)]
@@ -160,20 +160,22 @@ def vectors_of(encoder: Any, features: Features, batch: Batch) -> dict[str, torc
     return {letter: torch.stack(rows) for letter, rows in found.items() if rows}
 
 
-@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("same_species", ["masked", "positive", "negative"])
 def test_the_three_losses_equal_those_of_items_embedded_one_by_one(
-    encoder: Any, make_features: Callable[..., Features], mask: bool
+    encoder: Any, make_features: Callable[..., Features], same_species: Any
 ) -> None:
     features = make_features(COUNTS)
     flip = np.array([True, False, True, False, False])
     batch = batch_of([0, 3, 5, 8, 1], [0, 4, 6, 9, 2], [0, 1, 2, 3, 0], flip=flip)
-    recipe = recipe_of(**ALL_LOSSES, mask_same_species=mask)
+    recipe = recipe_of(**ALL_LOSSES, same_species=same_species, kinship=0.2)
     with torch.inference_mode():
         found = pair_losses(encoder, features, prompts_of(features), batch, recipe)
         vectors = vectors_of(encoder, features, batch)
-        scale, species = encoder.model.logit_scale.exp(), torch.from_numpy(batch.label) if mask else None
+        scale, lineage = encoder.model.logit_scale.exp(), torch.from_numpy(features.lineage[batch.label])
         for pair in ("at", "ai", "it"):
-            expected = info_nce(vectors[pair[0]], vectors[pair[1]], scale, species)
+            expected = contrastive(
+                vectors[pair[0]], vectors[pair[1]], scale, lineage, targets=Targets(same_species, 0.2)
+            )
             assert found[pair].item() == pytest.approx(expected.item(), abs=2e-4)
 
 
@@ -187,7 +189,8 @@ def test_species_without_a_partner_sit_out_that_loss_and_no_other(
         found = pair_losses(encoder, features, prompts_of(features), batch, recipe_of(**ALL_LOSSES))
         pairs = pair_losses(encoder, features, prompts_of(features), kept, recipe_of(**ALL_LOSSES))
         vectors = vectors_of(encoder, features, batch)
-        whole = info_nce(vectors["a"], vectors["t"], encoder.model.logit_scale.exp(), torch.from_numpy(batch.label))
+        lineage = torch.from_numpy(features.lineage[batch.label])
+        whole = contrastive(vectors["a"], vectors["t"], encoder.model.logit_scale.exp(), lineage)
     assert found["at"].item() == pytest.approx(whole.item(), abs=2e-4)
     assert found["ai"].item() == pytest.approx(pairs["ai"].item(), abs=2e-4)
     assert found["it"].item() == pytest.approx(pairs["it"].item(), abs=2e-4)

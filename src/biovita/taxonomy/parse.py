@@ -43,7 +43,7 @@ _UNSURE = {"sp", "spp", "spec", "species", "cf", "aff", "nr", "gr", "indet", "in
 _HYBRID = {"hybr", "hybrid", "hybrids", "kl", "klepton"}
 _JOIN = {"or", "and", "und", "et", "oder", "ou", "y", "vs"}
 _PARTICLES = {"de", "del", "della", "den", "der", "di", "dos", "du", "da", "la", "le", "van", "von", "zu", "al", "in"}
-_NO_EPITHET = _UNSURE | _HYBRID | _JOIN | {"juv", "adult", "male", "female", "egg", "larva", "nest"}
+_NO_EPITHET = _UNSURE | _HYBRID | _JOIN | {"juv", "adult", "male", "female", "egg", "larva", "nest", "virus"}
 _NO_NAME = {  # words of such endings that the parser takes for no part of a name
     *("candidatus", "dalla", "degli", "della", "delli", "genus", "ichnotaxa", "ichnotaxon", "incertaesedis", "mihi"),
     *("phylum", "phytoplasma", "section", "series", "serious", "subgenus", "subphylum", "subsection", "subseries"),

@@ -22,6 +22,7 @@ from biovita.media.audio import read_audio
 from biovita.models.encoder import Encoder, prefetch
 from biovita.models.mel import POWER_FLOOR, LogMel
 from biovita.models.vita import FRAMES
+from biovita.taxonomy.rank import RANKS
 
 SILENCE_DB = float(10 * np.log10(POWER_FLOOR))
 
@@ -34,6 +35,7 @@ class Features:
         media: rows of media.parquet, with `label` (index of the species in `species`) and `row` (index into the
             arrays of its modality).
         species: names of the species, sorted.
+        lineage: codes of each species' own rank, genus, family, ..., shape (n_species, ranks).
         mels: log-mel frames of all recordings, float16, shape (n_frames, n_bands), one after the other.
         starts: first frame of each recording, and the end of the last.
         squares: pictures, uint8, shape (n_pictures, side, side, 3).
@@ -42,6 +44,7 @@ class Features:
 
     media: pl.DataFrame
     species: list[str]
+    lineage: np.ndarray
     mels: np.ndarray
     starts: np.ndarray
     squares: np.ndarray
@@ -99,11 +102,21 @@ def prepare(dataset: Dataset, encoder: Encoder, *, splits: Sequence[str] = ("tra
     return Features(
         media=media,
         species=species,
+        lineage=_lineage(dataset.taxa, species),
         mels=mels.reshape(-1, n_bands),
         starts=np.load(folder / "starts.npy"),
         squares=np.load(folder / "squares.npy", mmap_mode="r"),
         repeats=encoder.processor.repeats,
     )
+
+
+def _lineage(taxa: pl.DataFrame, species: list[str]) -> np.ndarray:
+    """Number the taxa of each rank; a rank that a species lacks is shared with none."""
+    rows = pl.DataFrame({"species": species}).join(taxa, on="species", how="left", maintain_order="left")
+    alone = -1 - pl.int_range(pl.len())
+    return rows.select(
+        pl.col(rank).rank("dense").cast(pl.Int64).fill_null(alone) for rank in reversed(RANKS)
+    ).to_numpy()
 
 
 def _decode_audio(dataset: Dataset, rows: pl.DataFrame, encoder: Encoder, folder: Path) -> None:

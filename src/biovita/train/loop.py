@@ -16,7 +16,7 @@ from biovita.models.encoder import Encoder
 from biovita.models.vita import FRAMES
 from biovita.train.batches import Batch, Sampler
 from biovita.train.features import Features
-from biovita.train.loss import info_nce
+from biovita.train.loss import Targets, contrastive
 from biovita.train.recipe import Recipe
 from biovita.train.schedule import ramp_at, rate_at
 
@@ -174,8 +174,8 @@ def pair_losses(
         if both.sum() < 2:
             continue
         one, other = (vectors[letter][torch.from_numpy(both[has[letter]]).to(device)] for letter in pair)
-        species = torch.from_numpy(batch.label[both]).to(device) if recipe.mask_same_species else None
-        losses[pair] = info_nce(one, other, scale, species)
+        lineage = torch.from_numpy(features.lineage[batch.label[both]]).to(device)
+        losses[pair] = contrastive(one, other, scale, lineage, targets=Targets(recipe.same_species, recipe.kinship))
     return losses
 
 

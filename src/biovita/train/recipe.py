@@ -44,8 +44,10 @@ class Recipe:
     """Largest norm of the whole gradient."""
     max_logit_scale: float = 100.0
     """Upper limit of the learnable logit scale (1 / temperature)."""
-    mask_same_species: bool = True
-    """Leave pairs of one species out of the negatives of each other; false is what the released code does."""
+    same_species: Literal["masked", "positive", "negative"] = "masked"
+    """What another item of an item's species is: left out, as right as its partner, or wrong (as in the release)."""
+    kinship: float = 0.0
+    """How right another species of the genus is, the partner being 1; its square for the family, and so on."""
     min_per_species: int = 5
     """Species with fewer items are topped up to so many draws an epoch."""
     max_per_species: int = 20
@@ -70,6 +72,8 @@ class Recipe:
         for name, low in {"learning_rate": 0.0, "clip_gradient": 0.0, "max_logit_scale": 1.0}.items():
             if not low < getattr(self, name) < math.inf:
                 raise ConfigError(f"recipe.{name} is {getattr(self, name)}; it must be more than {low:g}")
+        if not 0 <= self.kinship < 1:
+            raise ConfigError(f"recipe.kinship is {self.kinship}; it must be at least 0 and below 1")
         if self.min_per_species > self.max_per_species:
             raise ConfigError(
                 f"min_per_species {self.min_per_species} is larger than max_per_species {self.max_per_species}"
