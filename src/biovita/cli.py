@@ -6,7 +6,7 @@ import re
 import sys
 
 from biovita.commands.table import COMMANDS, call
-from biovita.errors import BiovitaError
+from biovita.errors import BiovitaError, StoppedError
 from biovita.log import SETTINGS
 
 COMMON = """Flags that every command takes:
@@ -70,6 +70,9 @@ def main() -> int:
     """Run the command line; a user's error is one line and exit 2."""
     try:
         return run(sys.argv[1:])
+    except StoppedError as error:
+        print(f"biovita: {error}; run the same command again to go on", file=sys.stderr)
+        return 128 + error.signal
     except BiovitaError as error:
         print(f"biovita: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@
     +-- FetchError       one URL that was refused or did not give what was asked; says whether to try again
     +-- ModelError       a model folder: missing file, tensor or key
     +-- TrainError       a stage that cannot start or must stop
+    |   +-- StoppedError     a signal asked it to stop; its state is saved
     +-- EmbeddingError   stored vectors: mixed models, missing ids, non-finite values
     +-- BenchError       a benchmark folder, its tasks or its scoring
 
@@ -72,6 +73,18 @@ class ModelError(BiovitaError):
 
 class TrainError(BiovitaError):
     """A training stage cannot start, or must stop to protect the weights."""
+
+
+class StoppedError(TrainError):
+    """A stage was asked to stop, and has saved its state.
+
+    Attributes:
+        signal: number of the signal that asked.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        self.signal = signal
+        super().__init__(message)
 
 
 class EmbeddingError(BiovitaError):

@@ -132,7 +132,9 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
     "while the world is made": lambda out: n_files(out / "world") > 20,
     "while files are checked": lambda out: (out / ".steps" / "world.json").is_file() and n_files(out / "dataset") > 0,
     "while sounds are decoded": lambda out: n_files(out / "dataset" / ".features") > 0,
-    "in the middle of stage 1": lambda out: holds(out / "models" / ".stage1.part" / "train_log.jsonl", '"stage1"'),
+    "in the middle of stage 1": lambda out: any(
+        holds(path, '"stage1"') for path in (out / "models").glob(".stage1.*.part/train_log.jsonl")
+    ),
     "while vectors are made": lambda out: n_files(out / "embeddings") > 0,
 }
 

@@ -17,7 +17,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "PIL": ("media.*", "world.*", "models.processor", "models.encoder", "commands.doctor"),
     "transformers": ("models.*",),
     "tokenizers": ("models.processor",),
-    "safetensors": ("models.hub",),
+    "safetensors": ("models.*", "train.checkpoint"),
     "huggingface_hub": ("models.hub",),
     "sklearn": ("report.space",),
     "matplotlib": ("report.plots", "report.card_plots"),

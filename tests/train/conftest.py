@@ -28,16 +28,27 @@ def make_features() -> Callable[..., Features]:
         rows, mels, squares = [], [], []
         for label, (n_audio, n_image) in enumerate(counts):
             for n in range(n_audio):
-                rows.append(("audio", "val" if n < val else "train", f"species {label}", label, len(mels)))
+                rows.append(
+                    ("audio", "val" if n < val else "train", f"species {label}", label, len(mels), f"audio {len(mels)}")
+                )
                 mel = rng.normal(-60, 3, (n_frames, 64)).astype(np.float16)
                 mel[:, 3 * label : 3 * label + 6] += 40
                 mels.append(mel)
             for n in range(n_image):
-                rows.append(("image", "val" if n < val else "train", f"species {label}", label, len(squares)))
+                rows.append(
+                    (
+                        "image",
+                        "val" if n < val else "train",
+                        f"species {label}",
+                        label,
+                        len(squares),
+                        f"image {len(squares)}",
+                    )
+                )
                 square = rng.integers(0, 60, (SIDE_PX, SIDE_PX, 3))
                 square[:, 4 * label : 4 * label + 8] += np.array([180, 90, 15 * label % 190])
                 squares.append(square.astype(np.uint8))
-        media = pl.DataFrame(rows, ["modality", "split", "species", "label", "row"], orient="row")
+        media = pl.DataFrame(rows, ["modality", "split", "species", "label", "row", "media_id"], orient="row")
         return Features(
             media=media if shuffle is None else media.sample(fraction=1, shuffle=True, seed=shuffle),
             species=[f"species {label}" for label in range(len(counts))],

@@ -15,6 +15,7 @@ from biovita.commands.train import Train
 from biovita.config import parse
 from biovita.errors import TrainError
 from biovita.train.batches import Batch
+from biovita.train.checkpoint import Checkpoints
 from biovita.train.features import Features
 from biovita.train.loop import choose_trained, make_optimizer, pair_losses, set_modes, total_loss, train_stage
 from biovita.train.loss import Targets, contrastive
@@ -37,6 +38,7 @@ def prompts_of(features: Features) -> list[list[str]]:
 
 def run(encoder: Any, features: Features, recipe: Recipe, folder: Path, **more: Any) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
+    more.setdefault("checkpoints", Checkpoints(folder / "checkpoints", key="a run"))
     return train_stage(encoder, features, prompts_of(features), recipe, log_path=folder / "log.jsonl", **more)
 
 

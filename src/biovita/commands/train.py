@@ -1,6 +1,9 @@
 """`biovita train`: one stage, from a run file."""
 
 import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +12,8 @@ import tyro
 
 from biovita.config import describe_run, plain
 from biovita.errors import ConfigError
-from biovita.files import read_json, sha256_file, sha256_json, write_json, write_text
-from biovita.log import SETTINGS, duration, emit, say
+from biovita.files import read_json, sha256_file, sha256_json, write_bytes, write_json, write_text
+from biovita.log import SETTINGS, duration, emit, say, warn
 from biovita.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ class Train:
     """Model folder to write. One that the same run has finished is left as it is; any other is refused."""
     from_: Annotated[str, tyro.conf.arg(name="from")] = "tiny"
     """Model folder or hub name to start from; or a size (tiny, small, paper) to start from random weights."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints; a run that was stopped goes on from the last, with the same numbers."""
+    skip_damaged: bool = False
+    """Go on from the checkpoint before a damaged one."""
     recipe: Recipe = field(default_factory=Recipe)
     """Every number of the stage."""
 
@@ -51,6 +58,7 @@ def run_train(config: Train) -> int:
     from biovita.models import hub
     from biovita.taxonomy.prompts import training_prompts
     from biovita.taxonomy.taxon import Taxon
+    from biovita.train.checkpoint import Checkpoints
     from biovita.train.features import prepare
     from biovita.train.loop import train_stage
 
@@ -63,30 +71,58 @@ def run_train(config: Train) -> int:
     else:
         encoder = hub.load(config.from_)
     features = prepare(dataset, encoder)
-    part = config.out.with_name(f".{config.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    if encoder.folder and (encoder.folder / LOG).is_file():
-        shutil.copyfile(encoder.folder / LOG, part / LOG)
-    facts = train_stage(
-        encoder,
-        features,
-        [training_prompts(taxa[species]) for species in features.species],
-        config.recipe,
-        log_path=part / LOG,
-        validate=lambda model: look(model, features),
-    )
+    part = config.out.with_name(f".{config.out.name}.{key[:12]}.part")
+    for other in config.out.parent.glob(f".{config.out.name}.*.part"):
+        if other != part:
+            warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")
+    if not (part / LOG).is_file():
+        part.mkdir(parents=True, exist_ok=True)
+        earlier = encoder.folder / LOG if encoder.folder else None
+        write_bytes(part / LOG, earlier.read_bytes() if earlier and earlier.is_file() else b"")
+    with asked_to_stop() as stop:
+        facts = train_stage(
+            encoder,
+            features,
+            [training_prompts(taxa[species]) for species in features.species],
+            config.recipe,
+            log_path=part / LOG,
+            checkpoints=Checkpoints(
+                part / "checkpoints", key, every_s=60 * config.checkpoint_minutes, skip_damaged=config.skip_damaged
+            ),
+            validate=lambda model: look(model, features),
+            stop=stop,
+        )
     hub.save(encoder, part, card=card_of(config, dataset.manifest, facts))
     write_text(part / LABELS, _labels(dataset))
     write_json(
         part / RUN,
         describe_run(config, key=key, start_sha256=start_sha256, dataset=dataset.manifest["sha256"], **facts),
     )
+    shutil.rmtree(part / "checkpoints", ignore_errors=True)
     part.rename(config.out)
     if SETTINGS.json:
         emit({"out": str(config.out), "n_steps": facts["n_steps"], "seconds": facts["seconds"], "last": facts["last"]})
     say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}")
     return 0
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], int | None]]:
+    """Catch the first SIGTERM or SIGINT, and yield a function that tells its number; a second ends the process."""
+    caught: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        caught.append(number)
+        for signal_ in before:
+            signal.signal(signal_, signal.SIG_DFL)
+        say(f"{signal.Signals(number).name}: finishing the step and saving; once more to end at once")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: caught[0] if caught else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_finished(out: Path, key: str) -> bool:

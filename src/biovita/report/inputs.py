@@ -185,12 +185,12 @@ def read_predictions(path: Path) -> pl.DataFrame:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a training log.
+    """Read the lines of a training log; of a step that was done again after a kill, the last line.
 
     Raises:
         ModelError: a line is not a JSON object; its number is named.
     """
-    rows = []
+    rows = {}
     for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
@@ -198,8 +198,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             raise ModelError(f"{path}: line {n} is not JSON ({error}); was training killed?") from None
         if not isinstance(row, dict) or "step" not in row:
             raise ModelError(f"{path}: line {n} is not a step of training")
-        rows.append(row)
-    return rows
+        rows[row.get("stage"), row["step"], "val" in row] = row
+    return list(rows.values())
 
 
 def read_bank(folder: Path, run: dict[str, Any]) -> dict[str, EmbeddingTable]:

@@ -63,8 +63,8 @@ class Sampler:
         """Full batches of an epoch; a ragged rest is dropped unless it is all there is."""
         return max(1, self.n_draws // self.recipe.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from the step `first` on."""
         rng = np.random.default_rng([self.recipe.seed, ORDER, epoch])
         drawn, labels = [], []
         for label, items in zip(self._labels, self._anchors, strict=True):
@@ -74,7 +74,7 @@ class Sampler:
         order = rng.permutation(self.n_draws)
         anchor, label = np.concatenate(drawn)[order], np.concatenate(labels)[order]
         size = self.recipe.batch_size
-        for step in range(self.steps_per_epoch):
+        for step in range(first, self.steps_per_epoch):
             rows = slice(step * size, (step + 1) * size)
             yield self._batch(anchor[rows], label[rows], np.random.default_rng([self.recipe.seed, DRAWS, epoch, step]))
 

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
-from biovita.errors import TrainError
+from biovita.errors import StoppedError, TrainError
+from biovita.files import write_bytes, write_json
 from biovita.log import Progress
 from biovita.models.encoder import Encoder
 from biovita.models.vita import FRAMES
 from biovita.train.batches import Batch, Sampler
+from biovita.train.checkpoint import Checkpoints
 from biovita.train.features import Features
 from biovita.train.loss import Targets, contrastive
 from biovita.train.recipe import Recipe
 from biovita.train.schedule import ramp_at, rate_at
 
 Validate = Callable[[Encoder], dict[str, float]]
+Signal = Callable[[], int | None]  # the number of a signal that asks the run to stop
 
 
 def train_stage(
@@ -30,7 +34,9 @@ def train_stage(
     recipe: Recipe,
     *,
     log_path: Path,
+    checkpoints: Checkpoints,
     validate: Validate | None = None,
+    stop: Signal = lambda: None,
 ) -> dict[str, Any]:
     """Run one stage on the encoder's model, in place.
 
@@ -39,26 +45,38 @@ def train_stage(
         features: decoded media of the train split.
         prompts: for each species of `features`, its training texts.
         recipe: the stage.
-        log_path: JSON lines, one a step, appended.
+        log_path: JSON lines, one a step, appended; steps that are done again after a kill appear again.
+        checkpoints: where the run goes on from, and where it leaves its state.
         validate: called with the encoder every `validate_every` epochs and at the end; its numbers are logged.
+        stop: asked before every step; with a signal's number, the state is saved and the run ends.
 
     Returns:
         Facts for run.json: steps, names of trained parameters, seconds, last losses.
 
     Raises:
-        TrainError: a pattern matches no parameter; a loss or gradient is not finite (the weights of the step before are
-            kept).
+        TrainError: a pattern matches no parameter; a loss or gradient is not finite (the weights stay those of the step
+            before, and `bad_batch.json` beside the log names the batch).
+        StoppedError: `stop` asked for it.
     """
     model = encoder.model
     trained = choose_trained(model, recipe.trained)
     optimizer = make_optimizer(model, recipe)
     sampler = Sampler(features, recipe, n_prompts=len(prompts[0]))
     n_steps = recipe.epochs * sampler.steps_per_epoch
-    step, started, record = 0, time.monotonic(), {}
+    step = checkpoints.resume(model, optimizer)
+    started, record = time.monotonic(), {}
+    drop_torn_line(log_path)
     with Progress(recipe.stage, n_steps, "steps") as bar, log_path.open("a", encoding="utf-8") as log:
-        for epoch in range(recipe.epochs):
+        bar.advance(step)
+        first_epoch, first_step = divmod(step, sampler.steps_per_epoch)
+        for epoch in range(first_epoch, recipe.epochs):
             set_modes(model)
-            for batch in sampler.epoch(epoch):
+            for batch in sampler.epoch(epoch, first=first_step if epoch == first_epoch else 0):
+                signal = stop()
+                if signal or checkpoints.is_due():
+                    checkpoints.save(step, model, optimizer)
+                if signal:
+                    raise StoppedError(f"{recipe.stage}: stopped after step {step:,} of {n_steps:,}", signal)
                 begun = time.monotonic()
                 rate, ramp = rate_at(step, n_steps, recipe), ramp_at(step, sampler.steps_per_epoch, recipe)
                 for group in optimizer.param_groups:
@@ -66,14 +84,12 @@ def train_stage(
                 losses = pair_losses(encoder, features, prompts, batch, recipe)
                 loss = total_loss(losses, recipe, ramp)
                 if not torch.isfinite(loss):
-                    raise TrainError(f"{recipe.stage}: the loss is {loss.item()} at step {step}; lower learning_rate")
+                    raise not_finite("loss", loss, step, batch, features, recipe, log_path)
                 optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
                 if not torch.isfinite(norm):
-                    raise TrainError(
-                        f"{recipe.stage}: the gradient is {norm.item()} at step {step}; lower learning_rate"
-                    )
+                    raise not_finite("gradient", norm, step, batch, features, recipe, log_path)
                 optimizer.step()
                 if model.logit_scale.requires_grad:
                     model.logit_scale.data.clamp_(0.0, float(np.log(recipe.max_logit_scale)))
@@ -99,6 +115,33 @@ def train_stage(
                 log.write(json.dumps({"stage": recipe.stage, "step": step, "val": validate(encoder)}) + "\n")
     model.eval()
     return {"n_steps": step, "seconds": time.monotonic() - started, "trained_parameters": trained, "last": record}
+
+
+def drop_torn_line(log_path: Path) -> None:
+    """Cut off what a kill left of the last line."""
+    if log_path.is_file():
+        content = log_path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            write_bytes(log_path, whole)
+
+
+def not_finite(
+    what: str, value: torch.Tensor, step: int, batch: Batch, features: Features, recipe: Recipe, log_path: Path
+) -> TrainError:
+    """Write down which items the step held, and say where."""
+    report = log_path.with_name("bad_batch.json")
+    write_json(report, {"stage": recipe.stage, "step": step, what: str(value.item()), **items_of(batch, features)})
+    return TrainError(f"{recipe.stage}: the {what} is {value.item()} at step {step}; {report} names the batch")
+
+
+def items_of(batch: Batch, features: Features) -> dict[str, list[str | None]]:
+    """Name the media of a batch; None where an item has no partner."""
+    ids: dict[str, list[str | None]] = {}
+    for modality, rows in (("audio", batch.audio), ("image", batch.image)):
+        names = features.media.filter(pl.col("modality") == modality).sort("row")["media_id"].to_list()
+        ids[modality] = [names[row] if row >= 0 else None for row in rows]
+    return ids
 
 
 def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]:
