@@ -17,9 +17,10 @@ from biovita.errors import TrainError
 from biovita.train.batches import Batch
 from biovita.train.checkpoint import Checkpoints
 from biovita.train.features import Features
-from biovita.train.loop import choose_trained, make_optimizer, pair_losses, set_modes, total_loss, train_stage
+from biovita.train.loop import choose_trained, make_optimizer, set_modes, train_stage
 from biovita.train.loss import Targets, contrastive
 from biovita.train.recipe import Recipe
+from biovita.train.step import pair_losses, total_loss
 
 COUNTS = [(3, 3), (2, 3), (3, 2), (2, 2)]
 AUDIO = ("audio_model.*", "audio_projection.*")
@@ -118,7 +119,7 @@ def test_a_tower_is_in_training_mode_if_and_only_if_it_trains(new_encoder: Calla
     model = new_encoder().model
     choose_trained(model, ("audio_projection.*", "clip.text_model.encoder.layers.1.*"))
     model.train()
-    set_modes(model)
+    set_modes(model, freeze_batch_norm=False)
     assert model.audio_projection.training
     assert model.clip.text_model.training
     assert not any(module.training for module in model.audio_model.modules())

@@ -1,7 +1,7 @@
 """Which items, partners, prompts and crops make a batch: a pure function of (seed, epoch, step)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,10 @@ class Batch:
     prompt: np.ndarray
     shift: np.ndarray
     flip: np.ndarray
+
+    def part(self, rows: slice) -> "Batch":
+        """Take some of the items."""
+        return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class Sampler:

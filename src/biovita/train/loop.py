@@ -15,13 +15,12 @@ from biovita.errors import StoppedError, TrainError
 from biovita.files import write_bytes, write_json
 from biovita.log import Progress
 from biovita.models.encoder import Encoder
-from biovita.models.vita import FRAMES
 from biovita.train.batches import Batch, Sampler
 from biovita.train.checkpoint import Checkpoints
 from biovita.train.features import Features
-from biovita.train.loss import Targets, contrastive
 from biovita.train.recipe import Recipe
 from biovita.train.schedule import ramp_at, rate_at
+from biovita.train.step import backward
 
 Validate = Callable[[Encoder], dict[str, float]]
 Signal = Callable[[], int | None]  # the number of a signal that asks the run to stop
@@ -70,7 +69,7 @@ def train_stage(
         bar.advance(step)
         first_epoch, first_step = divmod(step, sampler.steps_per_epoch)
         for epoch in range(first_epoch, recipe.epochs):
-            set_modes(model)
+            set_modes(model, freeze_batch_norm=recipe.freeze_batch_norm)
             for batch in sampler.epoch(epoch, first=first_step if epoch == first_epoch else 0):
                 signal = stop()
                 if signal or checkpoints.is_due():
@@ -81,12 +80,10 @@ def train_stage(
                 rate, ramp = rate_at(step, n_steps, recipe), ramp_at(step, sampler.steps_per_epoch, recipe)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses = pair_losses(encoder, features, prompts, batch, recipe)
-                loss = total_loss(losses, recipe, ramp)
+                optimizer.zero_grad()
+                loss, losses = backward(encoder, features, prompts, batch, recipe, ramp)
                 if not torch.isfinite(loss):
                     raise not_finite("loss", loss, step, batch, features, recipe, log_path)
-                optimizer.zero_grad()
-                loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
                 if not torch.isfinite(norm):
                     raise not_finite("gradient", norm, step, batch, features, recipe, log_path)
@@ -164,7 +161,7 @@ def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]
     return chosen
 
 
-def set_modes(model: torch.nn.Module) -> None:
+def set_modes(model: torch.nn.Module, *, freeze_batch_norm: bool) -> None:
     """Put a tower that trains into training mode and a frozen one into evaluation mode.
 
     HTS-AT begins with a batch norm, whose statistics would otherwise keep moving while its weights are frozen.
@@ -173,6 +170,9 @@ def set_modes(model: torch.nn.Module) -> None:
     for name in ("audio_model", "audio_projection", "clip.text_model", "clip.vision_model"):
         tower = model.get_submodule(name)
         tower.train(any(parameter.requires_grad for parameter in tower.parameters()))
+    for module in model.modules():
+        if freeze_batch_norm and isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -185,52 +185,3 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         ],
         lr=recipe.learning_rate,
     )
-
-
-def pair_losses(
-    encoder: Encoder, features: Features, prompts: Sequence[Sequence[str]], batch: Batch, recipe: Recipe
-) -> dict[str, torch.Tensor]:
-    """Compute the losses that the recipe weighs: `at`, `ai`, `it`. Items without a partner sit the pair out."""
-    device = encoder.device
-    wanted = {"at": recipe.audio_text, "ai": recipe.audio_image, "it": recipe.image_text}
-    letters = {letter for pair, weight in wanted.items() if weight for letter in pair}
-    vectors, has = {}, {"a": batch.audio >= 0, "i": batch.image >= 0, "t": np.ones(len(batch.label), bool)}
-    if "a" in letters and has["a"].any():
-        shift = batch.shift if recipe.shift_audio else _start_unless_longer(features, batch)
-        mels = np.stack([features.mel(*draw) for draw in zip(batch.audio[has["a"]], shift[has["a"]], strict=True)])
-        vectors["a"] = encoder.model.audio_vectors(torch.from_numpy(mels).to(device))
-    if "i" in letters and has["i"].any():
-        squares = np.stack([features.squares[row] for row in batch.image[has["i"]]])
-        flip = batch.flip[has["i"]]
-        squares[flip] = squares[flip][:, :, ::-1]
-        vectors["i"] = encoder.model.image_vectors(encoder.processor.pixels(torch.from_numpy(squares).to(device)))
-    if "t" in letters:
-        texts: list[str] = [
-            prompts[int(label)][int(form)] for label, form in zip(batch.label, batch.prompt, strict=True)
-        ]
-        tokens = encoder.processor.tokens(texts)
-        vectors["t"] = encoder.model.text_vectors(*(tensor.to(device) for tensor in tokens.values()))
-    scale = encoder.model.logit_scale.exp()
-    losses = {}
-    for pair in (pair for pair, weight in wanted.items() if weight):
-        both = has[pair[0]] & has[pair[1]]
-        if both.sum() < 2:
-            continue
-        one, other = (vectors[letter][torch.from_numpy(both[has[letter]]).to(device)] for letter in pair)
-        lineage = torch.from_numpy(features.lineage[batch.label[both]]).to(device)
-        losses[pair] = contrastive(one, other, scale, lineage, targets=Targets(recipe.same_species, recipe.kinship))
-    return losses
-
-
-def _start_unless_longer(features: Features, batch: Batch) -> np.ndarray:
-    """Zero the shift of recordings shorter than a window, so that their padding comes last."""
-    frames = np.diff(features.starts)[batch.audio]
-    return np.where(frames > FRAMES, batch.shift, 0.0)
-
-
-def total_loss(losses: dict[str, torch.Tensor], recipe: Recipe, ramp: float) -> torch.Tensor:
-    """Sum L = w_at ATC + ramp (w_ai AIC + w_it ITC) over the pairs that the batch had."""
-    weights = {"at": recipe.audio_text, "ai": ramp * recipe.audio_image, "it": ramp * recipe.image_text}
-    if not losses:
-        raise TrainError(f"{recipe.stage}: a batch held no pair of any loss; it needs two items of species with both")
-    return torch.stack([weights[pair] * loss for pair, loss in losses.items()]).sum()

@@ -32,6 +32,10 @@ class Recipe:
     """Passes over the epoch view (see max_per_species)."""
     batch_size: int = 64
     """Pairs or triplets a step."""
+    micro_batch: int = 0
+    """Items that the towers see at once, in the memory of so many; the gradient stays the whole batch's. 0: all."""
+    freeze_batch_norm: bool = False
+    """Keep the running statistics of HTS-AT's batch norm, and normalise by them; needed by micro_batch."""
     learning_rate: float = 1e-4
     """Peak rate of AdamW."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -65,6 +69,7 @@ class Recipe:
         if not (self.audio_text or self.audio_image or self.image_text):
             raise ConfigError("audio_text, audio_image and image_text are all 0; a stage needs at least one loss")
         least = {"epochs": 1, "batch_size": 1, "max_per_species": 1, "validate_every": 1, "warmup_steps": 0}
+        least |= {"micro_batch": 0}
         least |= dict.fromkeys(("audio_text", "audio_image", "image_text", "ramp_epochs", "weight_decay"), 0)
         for name, low in least.items():
             if not low <= getattr(self, name) < math.inf:
@@ -72,6 +77,11 @@ class Recipe:
         for name, low in {"learning_rate": 0.0, "clip_gradient": 0.0, "max_logit_scale": 1.0}.items():
             if not low < getattr(self, name) < math.inf:
                 raise ConfigError(f"recipe.{name} is {getattr(self, name)}; it must be more than {low:g}")
+        if self.micro_batch and not self.freeze_batch_norm and (self.audio_text or self.audio_image):
+            raise ConfigError(
+                f"micro_batch is {self.micro_batch} and freeze_batch_norm is false: a batch norm would take its "
+                "statistics from pieces of the batch; set freeze_batch_norm"
+            )
         if not 0 <= self.kinship < 1:
             raise ConfigError(f"recipe.kinship is {self.kinship}; it must be at least 0 and below 1")
         if self.min_per_species > self.max_per_species:
