@@ -136,9 +136,9 @@ def main() -> None:
     PAGE.write_text(
         "# The contrastive loss beside the plain matrix\n\n"
         f"    {command}\n\n"
-        f"Forward and backward, {WIDTH} numbers a vector, float32, {args.threads} thread(s), medians of\n"
-        f"{args.runs} in turn; torch {torch.__version__}, Python {platform.python_version()}. `negative` computes what plain does;\n"
-        "`masked` and `positive` treat items of one species as the recipe says. Limit: the three matrix products.\n"
+        f"Forward and backward, {WIDTH} numbers a vector, float32, {args.threads} thread(s), medians of "
+        f"{args.runs}\nin turn; torch {torch.__version__}, Python {platform.python_version()}. `negative` computes\n"
+        "what plain does; `masked` and `positive` treat items of one species as the recipe says. Limit: the products.\n"
         "Off: the largest relative difference of a gradient from plain. Memory: peak above vectors and gradients, MB;\n"
         f"up to {KEPT_BYTES >> 20} MB of logits are kept for the gradient, whatever the batch.\n\n"
         "| batch | plain, ms | negative | masked | positive | limit | plain / ours | limit / ours | off | plain, MB | "

@@ -1,11 +1,14 @@
 """A clean environment for every test; one small made-up dataset and one untrained model for all that need them."""
 
+import atexit
 import fcntl
 import ipaddress
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +30,9 @@ os.environ |= {
     "COLUMNS": "100",
     "NO_COLOR": "1",
     "TERM": "dumb",
+    "BIOVITA_HOME": tempfile.mkdtemp(prefix="biovita-tests-"),
 }
+atexit.register(shutil.rmtree, os.environ["BIOVITA_HOME"], ignore_errors=True)
 time.tzset()
 
 import pytest  # noqa: E402

@@ -16,6 +16,13 @@ from biovita.errors import BiovitaError, DatasetError
 MANIFEST = "manifest.json"
 
 
+def home() -> Path:
+    """Return the folder that all runs of a user share: $BIOVITA_HOME, else one in the cache folder of the desktop."""
+    named = os.environ.get("BIOVITA_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else cache / "biovita"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed, on failure removed."""

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from biovita.embed.store import check_joinable, read_embeddings, write_embeddings
+from biovita.embed.store import check_joinable, join_embeddings, read_embeddings, write_embeddings
 from biovita.errors import EmbeddingError
 
 META = {"model": "made up", "weights_sha256": "ab" * 32, "preprocess": "48 kHz, 10 s"}
@@ -162,6 +162,48 @@ def test_files_of_two_dimensions_do_not_join(tmp_path):
         write_embeddings(tmp_path / name, ids=["x"], modality="audio", embedding=unit(1, dim), **META)
     with pytest.raises(EmbeddingError, match="vectors of 8 and of 4 numbers"):
         check_joinable([read_embeddings(tmp_path / name) for name in "ab"])
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 1, 4], [5000, 1, 5000, 7]])
+def test_joined_parts_are_the_rows_of_all_in_their_order(tmp_path, sizes):
+    whole = unit(sum(sizes))
+    ids = [f"id {n}" for n in range(len(whole))]
+    parts, begin = [], 0
+    for n, size in enumerate(sizes):
+        rows = slice(begin, begin + size)
+        parts.append(tmp_path / f"part{n}")
+        level = ["name"] * size if n % 2 else None
+        write_embeddings(
+            parts[-1], ids=ids[rows], modality="text", embedding=whole[rows], text=ids[rows], level=level, **META
+        )
+        begin += size
+    assert join_embeddings(tmp_path / "x.parquet", parts) == len(whole)
+    table = read_embeddings(tmp_path / "x.parquet")
+    assert table.ids == table.text == ids
+    np.testing.assert_array_equal(table.embedding, whole)
+    assert table.meta == META
+    assert pq.read_schema(tmp_path / "x.parquet").metadata == pq.read_schema(parts[0]).metadata
+
+
+@pytest.mark.parametrize("case", ["model", "dimension", "key"])
+def test_parts_that_do_not_belong_together_are_not_joined(tmp_path, case):
+    other = {**META, "model": "another"} if case == "model" else META
+    write_embeddings(tmp_path / "a", ids=["a", "b"], modality="image", embedding=unit(2), **META)
+    ids = ["c", "a"] if case == "key" else ["c", "d"]
+    vectors = unit(2, dim=4 if case == "dimension" else 8)
+    write_embeddings(tmp_path / "b", ids=ids, modality="image", embedding=vectors, **other)
+    with pytest.raises(EmbeddingError, match="2 rows share the key" if case == "key" else "is not of one model with"):
+        join_embeddings(tmp_path / "x.parquet", [tmp_path / "a", tmp_path / "b"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_one_flipped_bit_of_a_vector_is_seen(tmp_path):
+    write_embeddings(tmp_path / "x.parquet", ids=["a", "b"], modality="image", embedding=unit(2), **META)
+    content = bytearray((tmp_path / "x.parquet").read_bytes())
+    content[content.index(unit(2).tobytes()) + 32] ^= 1
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(EmbeddingError, match="not a readable Parquet file"):
+        read_embeddings(tmp_path / "x.parquet")
 
 
 def test_the_store_and_the_scorer_load_no_torch():

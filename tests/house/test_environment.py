@@ -28,7 +28,8 @@ def test_this_machine_may_speak_to_itself() -> None:
 def test_the_environment_is_the_same_everywhere() -> None:
     assert os.environ["TZ"] == "UTC"
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    assert not [name for name in os.environ if name.startswith("BIOVITA")]
+    assert [name for name in os.environ if name.startswith("BIOVITA")] == ["BIOVITA_HOME"]
+    assert "biovita-tests-" in os.environ["BIOVITA_HOME"]
 
 
 def test_arithmetic_runs_in_one_thread_here_and_in_children() -> None:

@@ -1,21 +1,27 @@
 """Files, arrays and names in; unit vectors out, in order, the same every time."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from biovita.errors import MediaError
+from biovita.errors import MediaError, ModelError
 from biovita.media.audio import SAMPLE_RATE_HZ, read_audio, write_audio
 from biovita.media.image import write_image
-from biovita.models.encoder import clips_of, in_batches, prefetch
+from biovita.models import encoder as pipeline
+from biovita.models import pieces
+from biovita.models.encoder import Encoder, Window, in_batches, prefetch
+from biovita.models.pieces import clips_of
+from biovita.models.vita import BioVitaModel
 
-WINDOWS = ("onset", "centre", "windows")
+WINDOWS: tuple[Window, ...] = ("onset", "centre", "windows")
 NAMES = ("owl", "Turdus merula", "", "Größe 漢字", "x" * 300, "frog")
 
 
@@ -145,7 +151,7 @@ def test_the_centre_window_is_the_middle_ten_seconds(seconds: float) -> None:
 @pytest.mark.parametrize(("seconds", "starts"), [(4.0, [0]), (10.0, [0]), (20.0, [0, 10]), (23.5, [0, 10, 13.5])])
 def test_windows_cover_the_whole_recording_to_its_end(seconds: float, starts: list[float]) -> None:
     wave = call(seconds)
-    clips = clips_of((wave, SAMPLE_RATE_HZ), window="windows")
+    clips = list(clips_of((wave, SAMPLE_RATE_HZ), window="windows"))
     assert len(clips) == len(starts)
     for clip, start_s in zip(clips, starts, strict=True):
         start = round(start_s * SAMPLE_RATE_HZ)
@@ -158,6 +164,180 @@ def test_the_windows_vector_is_the_mean_over_the_windows(encoder: Any) -> None:
     parts = [(wave[start : start + 480_000], SAMPLE_RATE_HZ) for start in (0, 480_000, 17 * SAMPLE_RATE_HZ)]
     mean = encoder.embed_audio(parts, window="centre").mean(0)
     np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_the_maximum_over_the_windows_is_taken_number_by_number(encoder: Any) -> None:
+    wave = call(27)
+    found = encoder.embed_audio([(wave, SAMPLE_RATE_HZ)], window="windows", pool="max")[0]
+    parts = [(wave[start : start + 480_000], SAMPLE_RATE_HZ) for start in (0, 480_000, 17 * SAMPLE_RATE_HZ)]
+    vectors = encoder.embed_audio(parts, window="centre")
+    most = np.array([max(column) for column in vectors.T])
+    np.testing.assert_allclose(found, most / np.linalg.norm(most), atol=1e-5)
+    mean = encoder.embed_audio([(wave, SAMPLE_RATE_HZ)], window="windows")[0]
+    assert found @ mean < 1 - 1e-6
+
+
+@pytest.mark.parametrize("rate_hz", [48_000, 44_100, 16_000])
+def test_a_long_recording_read_in_stretches_is_the_same_as_read_at_once(tmp_path: Path, rate_hz: int) -> None:
+    """13 windows and a bit take two stretches; each clip must be that piece of the whole."""
+    path = tmp_path / "long.flac"
+    write_audio(path, call(133.7, rate_hz=rate_hz), rate_hz)
+    whole = read_audio(path)
+    clips = list(clips_of(path, window="windows"))
+    starts = [*range(0, 130, 10), 123.7]
+    assert len(clips) == len(starts)
+    for start_s, clip in zip(starts, clips, strict=True):
+        start = round(start_s * SAMPLE_RATE_HZ)
+        np.testing.assert_allclose(clip, whole[start : start + 480_000], atol=1e-6)
+
+
+def test_windows_of_a_recording_are_read_only_as_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.wav"
+    write_audio(path, call(600, rate_hz=8_000), 8_000)
+    seconds_read = []
+
+    def read(path: Path, *, start_s: float, duration_s: float) -> np.ndarray:
+        seconds_read.append(duration_s)
+        return read_audio(path, start_s=start_s, duration_s=duration_s)
+
+    monkeypatch.setattr(pieces, "read_audio", read)
+    clips = clips_of(path, window="windows")
+    assert len(next(clips)) == 480_000
+    assert seconds_read == [120]
+    assert len(list(clips)) == 59
+    assert seconds_read == [120] * 5
+
+
+def stream(encoder: Encoder, items: list[Any], **how: Any) -> list[list[Any]]:
+    return list(encoder.stream(items, **how))
+
+
+def test_a_stream_gives_every_thing_its_vectors_or_the_reason(
+    encoder: Any, sounds: list[Path], pictures: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "page.wav").write_text("<html></html>")
+    refused = MediaError("silent", "by the check")
+    items = [
+        ("audio", sounds[0]), ("image", pictures[0]), ("audio", tmp_path / "page.wav"), ("text", "owl"), refused,
+        ("image", tmp_path / "missing.png"), ("audio", sounds[3]), ("text", "a longer name"), ("image", pictures[1]),
+    ]  # fmt: skip
+    (found,) = stream(encoder, items, window="windows")
+    assert [item.reason if isinstance(item, MediaError) else item.modality for item in found] == [
+        "audio", "image", "corrupt", "text", "silent", "unreadable", "audio", "text", "image",
+    ]  # fmt: skip
+    rows = np.concatenate([item.vectors for item in found if not isinstance(item, MediaError)])
+    expected = [
+        *encoder.embed_audio([sounds[0]], window="windows"), *encoder.embed_image([pictures[0]]),
+        *encoder.embed_text(["owl"]), *encoder.embed_audio([sounds[3]], window="windows"),
+        *encoder.embed_text(["a longer name"]), *encoder.embed_image([pictures[1]]),
+    ]  # fmt: skip
+    np.testing.assert_allclose(rows, expected, atol=2e-6)
+
+
+def test_a_stream_without_pooling_gives_every_window_and_its_seconds(encoder: Any) -> None:
+    wave = call(73.5)
+    ((found,),) = stream(encoder, [("audio", (wave, SAMPLE_RATE_HZ))], window="windows", pool=None)
+    starts = [0, 10, 20, 30, 40, 50, 60, 63.5]
+    assert found.spans == [(start, start + 10) for start in starts]
+    parts = [(clip, SAMPLE_RATE_HZ) for clip in clips_of((wave, SAMPLE_RATE_HZ), window="windows")]
+    np.testing.assert_allclose(found.vectors, encoder.embed_audio(parts, window="centre"), atol=2e-6)
+
+
+def test_a_long_recording_that_breaks_off_in_the_middle_is_refused_as_a_whole(
+    encoder: Any, sounds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = call(100)
+    wave[70 * SAMPLE_RATE_HZ] = np.nan
+    items = [("audio", sounds[1]), ("audio", (wave, SAMPLE_RATE_HZ)), ("audio", sounds[2])]
+    (found,) = stream(encoder, items, window="windows")
+    assert isinstance(found[1], MediaError)
+    rows = np.concatenate([found[0].vectors, found[2].vectors])
+    np.testing.assert_allclose(rows, encoder.embed_audio([sounds[1], sounds[2]], window="windows"), atol=2e-6)
+
+
+def test_who_begins_again_at_a_block_gets_the_same_bits(
+    encoder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK", 5)
+    items: list[Any] = [("audio", (call(8 * n + 1, seed=n), SAMPLE_RATE_HZ)) for n in range(5)]
+    items += [("image", picture(64 + n, 70, seed=n)) for n in range(4)] + [("text", "word " * n) for n in range(9)]
+    items.insert(3, MediaError("silent"))
+    items.insert(13, ("image", tmp_path / "missing.png"))
+    whole = stream(encoder, items, window="windows", batch_size=3)
+    assert sum(map(len, whole)) == len(items)
+    assert len(whole) > 3
+    begin = 0
+    for n, block in enumerate(whole):
+        again = stream(encoder, items[begin:], window="windows", batch_size=3, workers=1 + n % 3)
+        assert len(again) == len(whole) - n
+        for one, other in zip(block, again[0], strict=True):
+            same_kind = isinstance(one, MediaError) and isinstance(other, MediaError) and one.reason == other.reason
+            assert same_kind or (one.vectors == other.vectors).all()
+        begin += len(block)
+
+
+def test_a_vector_that_is_not_finite_is_refused(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        vectors = torch.ones(len(pixels), 768) / 768**0.5
+        vectors[1] = torch.nan
+        return vectors
+
+    monkeypatch.setattr(BioVitaModel, "image_vectors", overflow)
+    (found,) = stream(encoder, [("image", picture(64, 64)) for _ in range(3)])
+    assert [isinstance(item, MediaError) and item.reason for item in found] == [False, "non_finite", False]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(
+    new_encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = new_encoder()
+    items = [picture(64 + n, 64, seed=n) for n in range(23)]
+    expected = encoder.embed_image(items)
+    sizes: list[int] = []
+    original = BioVitaModel.image_vectors
+
+    def narrow(model: BioVitaModel, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        if len(pixels) > 5:
+            raise torch.OutOfMemoryError("no room")
+        return original(model, pixels)
+
+    monkeypatch.setattr(BioVitaModel, "image_vectors", narrow)
+    np.testing.assert_allclose(encoder.embed_image(items, batch_size=16), expected, atol=2e-6)
+    assert sizes == [16, 8, 4, 4, 8, 4, 4, 4, 3]
+    sizes.clear()
+    np.testing.assert_allclose(encoder.embed_image(items), expected, atol=2e-6)
+    assert max(sizes) == 4
+
+
+def test_a_device_with_no_room_for_one_item_is_an_error_that_says_so(
+    encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(BioVitaModel, "image_vectors", no_room)
+    with pytest.raises(ModelError, match="no room for a single image item"):
+        encoder.embed_image([picture(64, 64)] * 3)
+    encoder.room.clear()
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_recording_as_wav_and_as_flac_gives_the_same_vector(encoder: Any, tmp_path: Path, window: Any) -> None:
+    wave = call(31, rate_hz=44_100, silent_s=2)
+    for suffix in (".wav", ".flac"):
+        write_audio(tmp_path / f"call{suffix}", wave, 44_100)
+    one, other = encoder.embed_audio([tmp_path / "call.wav", tmp_path / "call.flac"], window=window)
+    assert one @ other >= 1 - 1e-6
+
+
+def test_the_fingerprint_tells_windows_and_precisions_apart(encoder: Encoder) -> None:
+    prints = {encoder.fingerprint(window) for window in WINDOWS} | {
+        replace(encoder, precision="bf16").fingerprint("onset")
+    }
+    assert len(prints) == 4
 
 
 def test_a_short_sound_is_repeated_or_followed_by_silence_as_the_model_says(encoder: Any) -> None:
@@ -225,7 +405,7 @@ def test_a_picture_that_does_not_decode_is_refused_by_name(
 def test_audio_reads_alike_from_start_and_inside(sounds: list[Path]) -> None:
     """`windows` reads each window by itself; the last one must be that stretch of the whole."""
     whole = read_audio(sounds[1])
-    clip = clips_of(sounds[1], window="windows")[-1]
+    *_, clip = clips_of(sounds[1], window="windows")
     np.testing.assert_allclose(clip, whole[len(whole) - len(clip) :], atol=2e-3)
 
 

@@ -5,18 +5,21 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 import biovita
 from biovita.errors import ModelError
 from biovita.files import sha256_file
 from biovita.models import hub
+from layouts import write_open_clip, write_release
 
 KEY = "audio_projection.linear1.weight"
 
@@ -34,7 +37,7 @@ def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Non
 
 
 def test_a_loaded_model_is_the_saved_one_bit_for_bit(encoder: Any, model_folder: Path) -> None:
-    loaded = biovita.load(model_folder, device="cpu")
+    loaded = hub.load_encoder(model_folder, device="cpu")
     one, other = encoder.model.state_dict(), loaded.model.state_dict()
     assert list(one) == list(other)
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -46,11 +49,28 @@ def test_a_loaded_model_is_the_saved_one_bit_for_bit(encoder: Any, model_folder:
 
 
 def test_a_model_may_be_loaded_and_saved_any_number_of_times(model_folder: Path, tmp_path: Path) -> None:
-    hub.save(hub.load(model_folder, device="cpu"), tmp_path / "one", card="")
+    hub.save(hub.load_encoder(model_folder, device="cpu"), tmp_path / "one", card="")
     hub.save(hub.load(tmp_path / "one", device="cpu"), tmp_path / "two", card="")
     assert sha256_file(tmp_path / "one" / "model.safetensors") == sha256_file(model_folder / "model.safetensors")
     for name in hub.FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_model_made_fast_says_the_same(encoder: Any, model_folder: Path) -> None:
+    fast = biovita.load(model_folder, device="cpu")
+    wave = np.random.default_rng(1).normal(size=480_000).astype(np.float32) / 10
+    np.testing.assert_allclose(fast.embed_audio([(wave, 48_000)]), encoder.embed_audio([(wave, 48_000)]), atol=2e-6)
+    assert fast.fingerprint("onset") == encoder.fingerprint("onset")
+
+
+def test_half_precision_is_said_in_the_fingerprint_and_never_saved(model_folder: Path, tmp_path: Path) -> None:
+    half = hub.load(model_folder, device="cpu", precision="bf16")
+    assert half.fingerprint("onset").endswith("-bf16")
+    vectors = half.embed_text(["owl"])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    with pytest.raises(ModelError, match="was loaded in bf16 to embed"):
+        hub.save(half, tmp_path / "half", card="")
 
 
 def test_loading_a_folder_asks_no_server(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +110,7 @@ def test_a_model_of_another_kind_is_refused_by_its_type(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
     with pytest.raises(ModelError, match=r"config\.json: model_type is 'clip', not 'biovita'"):
-        hub.load(copy)
+        hub.load_encoder(copy)
 
 
 def test_a_missing_tensor_is_named(copy: Path) -> None:
@@ -153,3 +173,80 @@ def test_the_vocabulary_of_a_new_model_fits_its_text_tower(encoder: Any) -> None
     assert encoder.model.clip.text_model.embeddings.token_embedding.num_embeddings == len(tokenizer)
     assert (text.bos_token_id, text.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert np.isfinite(encoder.embed_text(["".join(map(chr, range(32, 2_000)))])).all()
+
+
+def cached(monkeypatch: pytest.MonkeyPatch, home: Path, name: str) -> Path:
+    """Make a snapshot folder in an otherwise empty cache of the hub, as a download leaves it."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home))
+    repository = home / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1" * 40)
+    (repository / "snapshots").mkdir()
+    return repository / "snapshots" / ("1" * 40)
+
+
+def test_a_name_of_the_hub_is_read_from_its_cache(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, cached(monkeypatch, tmp_path, "owner/name"))
+    loaded = hub.load("owner/name", device="cpu")
+    assert loaded.name == "owner/name"
+    assert loaded.weights_sha256 == sha256_file(model_folder / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_the_published_release_is_converted_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOVITA_HOME", str(tmp_path / "home"))
+    write_release(cached(monkeypatch, tmp_path / "hub", "risashinoda/BioVITA"))
+    loaded = hub.load("risashinoda/BioVITA", device="cpu")
+    assert loaded.name == "risashinoda/BioVITA"
+    assert loaded.modalities == ("audio", "image", "text")
+    noise = np.random.default_rng(1).normal(size=48_000).astype(np.float32)
+    for vectors in (loaded.embed_audio([(noise, 48_000)]), loaded.embed_text(["Turdus merula"])):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert hub.load(loaded.folder or "", device="cpu").weights_sha256 == loaded.weights_sha256
+
+
+def test_published_towers_without_sound_open_as_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_open_clip(cached(monkeypatch, tmp_path, "imageomics/bioclip-2"))
+    loaded = hub.load("imageomics/bioclip-2", device="cpu")
+    assert (loaded.name, loaded.modalities) == ("imageomics/bioclip-2", ("image", "text"))
+    assert np.isfinite(loaded.embed_text(["owl"])).all()
+    with pytest.raises(ModelError, match="image and text towers alone"):
+        hub.load_encoder("imageomics/bioclip-2")
+
+
+def test_pickles_are_fetched_only_where_there_is_no_safetensors(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def give(_: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", give)
+    folder = model_folder
+    assert hub.find_folder("owner/name") == model_folder
+    folder = tmp_path
+    assert hub.find_folder("owner/name") == tmp_path
+    assert asked[0] == asked[1]
+    assert {*asked[2]} - {*asked[1]} == {"open_clip_pytorch_model.bin", "pytorch_model.bin"}
+    assert [name for name in asked[0] if name.endswith((".bin", ".pth", ".pt", ".py"))] == ["clap_weights.pth"]
+
+
+@pytest.mark.parametrize("part", ["model", "processor"])
+def test_transformers_own_push_sends_what_its_doors_open(
+    encoder: Any, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    sent: dict[str, list[str]] = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **__: SimpleNamespace(repo_id=name))
+    monkeypatch.setattr(
+        HfApi,
+        "create_commit",
+        lambda _, repo_id, operations, **__: sent.update({repo_id: [one.path_in_repo for one in operations]}),
+    )
+    getattr(encoder, part).push_to_hub("owner/name")
+    wanted = {"model": hub.FILES[:2], "processor": hub.FILES[2:]}[part]
+    assert {*sent["owner/name"]} >= {*wanted}
+    assert not [name for name in sent["owner/name"] if name.endswith((".bin", ".pth"))]

@@ -196,6 +196,7 @@ def test_the_table_holds_the_published_terms() -> None:
 
 def test_the_file_lies_in_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("BIOVITA_HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert default_path() == tmp_path / ".cache" / "biovita" / "budgets.sqlite"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))

@@ -1,14 +1,21 @@
 """`biovita bench`: make a benchmark from a dataset, and score anyone's vectors on it."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from biovita import config as runs
+from biovita.commands.embed import Using, finish, how_of, load_model, media_of
 from biovita.log import SETTINGS, emit, say
+
+if TYPE_CHECKING:
+    from biovita.bench.official import Bench
+    from biovita.embed.extract import How, Outcome
+    from biovita.models.encoder import Embedder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +33,13 @@ class Make:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed:
+class Embed(Using):
     """Embed every item of a benchmark folder with a model."""
 
     bench: Positional[Path]
     """The benchmark folder, ours or in the official layout."""
-    model: str
-    """Model folder or hub name."""
     out: Path
     """Folder for audio.parquet, image.parquet and text.parquet."""
-    window: Literal["onset", "centre", "windows"] = "onset"
-    """Which 10 s stand for a recording: from its onset (the reference rule), its middle, or the mean over all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,41 +80,38 @@ def run_make(config: Make) -> None:
     say(f"{config.out}: {len(counts)} scenarios")
 
 
-def run_embed(config: Embed) -> None:
-    """Run `biovita bench embed`: text gets a row for each name form of each species."""
-    import polars as pl
-
-    from biovita.bench.official import open_bench, read_indices
-    from biovita.embed.extract import embed_media, embed_names
-    from biovita.models.hub import load
+def run_embed(config: Embed) -> int:
+    """Run `biovita bench embed`: bad files are listed, and the exit code is 3."""
+    from biovita.bench.official import open_bench
 
     bench = open_bench(config.bench)
-    encoder = load(config.model)
+    encoder = load_model(config)
+    done = list(embed_bench(encoder, bench, config.out, how_of(config)))
+    facts = {"bench_sha256": bench.sha256, "weights_sha256": encoder.weights_sha256}
+    return finish(config, config.out / "run.json", done, **facts)
+
+
+def embed_bench(encoder: "Embedder", bench: "Bench", out: Path, how: "How") -> Iterator["Outcome"]:
+    """Embed sounds, pictures and names of a benchmark; text gets a row for each name form of each species."""
+    import polars as pl
+
+    from biovita.bench.official import read_indices
+    from biovita.embed.extract import embed_labels, embed_media
+
     indices = [read_indices(folder) for folder in bench.splits.values()]
-    config.out.mkdir(parents=True, exist_ok=True)
-    for modality in ("audio", "image"):
+    for modality in media_of(encoder):
         items = pl.concat([index[modality].select("id", "file_path") for index in indices]).unique("id").sort("id")
         paths = [bench.media_path(path) for path in items["file_path"]]
-        out = config.out / f"{modality}.parquet"
-        embed_media(encoder, out, ids=items["id"].to_list(), paths=paths, modality=modality, window=config.window)
+        ids = items["id"].to_list()
+        yield embed_media(encoder, out / f"{modality}.parquet", ids=ids, paths=paths, modality=modality, how=how)
     levels = ["species", "genus", "family", "common_name"]
     names = pl.concat([index["text"] for index in indices], how="diagonal").unique("id").sort("id")
     texts = names.select("id", *(level for level in levels if level in names.columns)).unpivot(
         index="id", variable_name="level", value_name="text"
     )
     texts = texts.filter(pl.col("text").fill_null("") != "").sort("id", "level")
-    embed_names(
-        encoder,
-        config.out / "text.parquet",
-        ids=texts["id"].to_list(),
-        texts=texts["text"].to_list(),
-        levels=texts["level"].to_list(),
-        window=config.window,
-    )
-    runs.write_run(config.out, config, bench_sha256=bench.sha256, weights_sha256=encoder.weights_sha256)
-    if SETTINGS.json:
-        emit({"out": str(config.out), "weights_sha256": encoder.weights_sha256, "bench_sha256": bench.sha256})
-    say(f"{config.out}: vectors of every sound, picture and name")
+    ids, forms, given = (texts[column].to_list() for column in ("id", "level", "text"))
+    yield embed_labels(encoder, out / "text.parquet", ids=ids, texts=given, levels=forms, how=how)
 
 
 def run_score(config: Score) -> None:

@@ -34,7 +34,12 @@ COMMANDS = {
     "data shard": _row("dataset", "Shard", "run_shard", "Write WebDataset tar shards of a dataset."),
     "data export": _row("dataset", "Export", "run_export", "Write a dataset for Hugging Face, or as Camtrap DP."),
     "train": _row("train", "Train", "run_train", "Run one training stage from a run file."),
-    "embed": _row("embed", "Embed", "run_embed", "Turn files or names into vectors, one Parquet file."),
+    "model convert": _row(
+        "model", "Convert", "run_convert", "Convert published weights to a model folder, or a model to their layout."
+    ),
+    "model export": _row("model_export", "Export", "run_export", "Write a model's towers as ONNX files, for CPUs."),
+    "model push": _row("model", "Push", "run_push", "Upload a model folder to the Hugging Face hub."),
+    "embed": _row("embed", "Embed", "run_embed", "Turn files, folders, datasets or names into vectors."),
     "bench make": _row("bench", "Make", "run_make", "Build all 36 retrieval scenarios from a dataset folder."),
     "bench embed": _row("bench", "Embed", "run_embed", "Embed every item of a benchmark folder with a model."),
     "bench score": _row("bench", "Score", "run_score", "Score stored vectors, anyone's, on a benchmark folder."),

@@ -69,7 +69,7 @@ def run_train(config: Train) -> int:
         names = [text for species in seen for text in training_prompts(taxa[species])]
         encoder = hub.start(config.from_, names, seed=config.recipe.seed)
     else:
-        encoder = hub.load(config.from_)
+        encoder = hub.load_encoder(config.from_)
     features = prepare(dataset, encoder)
     part = config.out.with_name(f".{config.out.name}.{key[:12]}.part")
     for other in config.out.parent.glob(f".{config.out.name}.*.part"):

@@ -6,12 +6,14 @@ Needs numpy and pyarrow only, so anyone can write one from any model:
 2. schema metadata `biovita.model`, `biovita.weights_sha256`, `biovita.preprocess`;
 3. no two rows share (`id`, `level`, `start_s`).
 
-The vectors are stored plain and uncompressed: they do not compress, and a plain column is read without a copy.
+The vectors are stored plain and uncompressed: they do not compress, and a plain column is read without a copy. Our
+pages have checksums, so damage is seen.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,17 @@ MODALITIES = ("audio", "image", "text")
 META_KEYS = ("model", "weights_sha256", "preprocess")
 UNIT_TOLERANCE = 1e-3  # fp16 vectors pass, an unnormalised model does not
 N_NAMED = 5  # offending ids that a message spells out
+KEY_COLUMNS = ("id", "level", "start_s")
+GROUP_ROWS = 8192  # of a file that is joined from parts: 25 MB of 768 dimensions
+LAYOUT = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+
+
+class Facts(TypedDict):
+    """What made the vectors; two files join only where these agree."""
+
+    model: str
+    weights_sha256: str
+    preprocess: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +127,57 @@ def write_embeddings(
         },
     )
     table = pa.table(arrays, schema=schema)
-    _check(Path(path), table, embedding)
+    _check_rows(Path(path), table, embedding)
+    _check_keys(Path(path), table)
     with atomic_path(Path(path)) as part:
-        pq.write_table(table, part, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(table, part, **LAYOUT)
+
+
+def join_embeddings(path: Path, parts: Sequence[Path]) -> int:
+    """Write one embedding file from the rows of many, a group at a time, after the same checks that reading makes.
+
+    Args:
+        path: the Parquet file, written atomically.
+        parts: at least one embedding file of ours.
+
+    Returns:
+        the number of rows.
+
+    Raises:
+        EmbeddingError: a part is damaged, two are not of one model, or a row breaks a law.
+    """
+    path = Path(path)
+    schema = _open(parts[0])[0].schema
+    keys: list[pa.Table] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for part in parts:
+            table, _ = _open(part)
+            if not table.schema.equals(schema, check_metadata=True):
+                raise EmbeddingError(f"{part}: is not of one model with {parts[0]}; remove both and embed again")
+            _check_rows(part, table, _vectors(part, table))
+            keys.append(table.select(KEY_COLUMNS))
+            yield table
+
+    with atomic_path(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, **LAYOUT) as writer:
+            for group in _groups(tables()):
+                writer.write_table(group, row_group_size=len(group))
+        table = pa.concat_tables(keys)
+        _check_keys(path, table)
+    return len(table)
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Put small tables together until they are worth a row group."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= GROUP_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting.clear()
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def read_embeddings(path: Path) -> EmbeddingTable:
@@ -126,14 +187,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
         EmbeddingError: the file, a column or a metadata key is missing, or a row breaks a law; the row's id is named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise EmbeddingError(f"{path}: no such embedding file; make it with `biovita bench embed`")
-    try:
-        parquet = pq.ParquetFile(path)
-        table = parquet.read()
-    except (pa.ArrowException, OSError) as error:
-        raise EmbeddingError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
-    stored = {**(table.schema.metadata or {}), **(parquet.metadata.metadata or {})}
+    table, stored = _open(path)
     meta = {}
     for key in META_KEYS:
         value = stored.get(f"biovita.{key}".encode())
@@ -144,7 +198,8 @@ def read_embeddings(path: Path) -> EmbeddingTable:
         if name not in table.column_names:
             raise EmbeddingError(f"{path}: no column {name}; the columns are {', '.join(table.column_names)}")
     embedding = _vectors(path, table)
-    _check(path, table, embedding)
+    _check_rows(path, table, embedding)
+    _check_keys(path, table)
 
     def column(name: str) -> list:
         return table[name].to_pylist() if name in table.column_names else [None] * len(table)
@@ -185,6 +240,18 @@ def check_joinable(tables: Iterable[EmbeddingTable]) -> dict[str, str]:
     return first.meta
 
 
+def _open(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
+    """Read a file's rows and its metadata."""
+    if not path.is_file():
+        raise EmbeddingError(f"{path}: no such embedding file; make it with `biovita bench embed`")
+    try:
+        parquet = pq.ParquetFile(path, page_checksum_verification=True)
+        table = parquet.read()
+    except (pa.ArrowException, OSError) as error:
+        raise EmbeddingError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    return table, {**(table.schema.metadata or {}), **(parquet.metadata.metadata or {})}
+
+
 def _vectors(path: Path, table: pa.Table) -> np.ndarray:
     """View the embedding column as float32 of shape (row, dimension), without a copy where it is stored our way."""
     column = table["embedding"].combine_chunks()
@@ -209,24 +276,28 @@ def _vectors(path: Path, table: pa.Table) -> np.ndarray:
     return values.astype(np.float32, copy=False).reshape(len(column), dim)
 
 
-def _check(path: Path, table: pa.Table, embedding: np.ndarray) -> None:
-    """Refuse null or repeated keys, unknown modalities, and rows that are not finite unit vectors."""
-
-    def named(rows: np.ndarray) -> str:
-        shown = ", ".join(repr(table["id"][int(row)].as_py()) for row in rows[:N_NAMED])
-        return shown + (f" and {len(rows) - N_NAMED} more" if len(rows) > N_NAMED else "")
-
+def _check_keys(path: Path, table: pa.Table) -> None:
+    """Refuse null or repeated keys."""
     if table["id"].null_count:
         raise EmbeddingError(f"{path}: {table['id'].null_count} rows have no id")
-    unknown = [value for value in table["modality"].unique().to_pylist() if value not in MODALITIES]
-    if unknown:
-        raise EmbeddingError(f"{path}: modality {unknown[0]!r}; use one of {', '.join(MODALITIES)}")
-    keys = [name for name in ("id", "level", "start_s") if name in table.column_names]
+    keys = [name for name in KEY_COLUMNS if name in table.column_names]
     counts = table.select(keys).group_by(keys, use_threads=False).aggregate([([], "count_all")])
     if len(counts) < len(table):
         repeated = next(row for row in counts.to_pylist() if row["count_all"] > 1)
         key = ", ".join(f"{name} {repeated[name]!r}" for name in keys if repeated[name] is not None)
         raise EmbeddingError(f"{path}: {repeated['count_all']} rows share the key ({key}); keep one")
+
+
+def _check_rows(path: Path, table: pa.Table, embedding: np.ndarray) -> None:
+    """Refuse unknown modalities and rows that are not finite unit vectors."""
+
+    def named(rows: np.ndarray) -> str:
+        shown = ", ".join(repr(table["id"][int(row)].as_py()) for row in rows[:N_NAMED])
+        return shown + (f" and {len(rows) - N_NAMED} more" if len(rows) > N_NAMED else "")
+
+    unknown = [value for value in table["modality"].unique().to_pylist() if value not in MODALITIES]
+    if unknown:
+        raise EmbeddingError(f"{path}: modality {unknown[0]!r}; use one of {', '.join(MODALITIES)}")
     length = np.sqrt(np.einsum("ij,ij->i", embedding, embedding))
     if not np.isfinite(length).all():
         bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1) | ~np.isfinite(length))

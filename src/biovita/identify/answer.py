@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from biovita.embed.extract import text_vectors
 from biovita.errors import ModelError
 from biovita.models.encoder import Encoder, Window
 from biovita.taxonomy.prompts import training_prompts
@@ -32,7 +33,7 @@ class Identifier:
             raise ModelError(f"{encoder.name}: no species to choose from; give --labels TABLE")
         self.encoder, self.taxa = encoder, list(taxa)
         texts = [training_prompts(taxon) for taxon in self.taxa]
-        vectors = encoder.embed_text([text for forms in texts for text in forms])
+        vectors = text_vectors(encoder, [text for forms in texts for text in forms])
         mean = vectors.reshape(len(texts), len(texts[0]), -1).mean(1)
         self.vectors = mean / np.linalg.norm(mean, axis=1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""The only way a sound is read or written: soundfile where it can seek, PyAV for the rest, soxr to 48 kHz.
+"""The only way a sound is read or written: soundfile or PyAV, whichever is faster and exact, and soxr to 48 kHz.
 
 A read decodes and resamples only the window that is asked for. The window is cut on a sample grid common to both
 rates, so it holds the same samples as that stretch of a full read (to the resampler's accuracy).
@@ -8,11 +8,11 @@ passed the check, or that we wrote.
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import av.error
@@ -30,7 +30,9 @@ WRITE_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a")
 SOUNDFILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
 
 MARGIN = 256  # samples of the slower rate read around a window, so that the resampler's filter (HQ) sees its neighbours
-PREROLL_S = 0.25  # decoded and dropped after a seek: AAC and MP3 frames lean on the frames before them
+PREROLL_S = 0.25  # decoded and dropped after a seek: AAC frames lean on the frame before them, Opus on 80 ms
+MP3_PREROLL_S = 0.5  # MP3 frames use up to 511 bytes of those before them: half a second at the lowest rate
+BLOCK = 2**15  # samples that FFmpeg's frames are joined to: few calls, yet small enough for the cache
 AAC_BIT_RATE = 128_000
 UNKNOWN_FRAMES = 2**62  # soundfile's number for a length that nothing states is about twice this
 MOST_PLANES = 7  # PyAV 18.1 reads past the end of the planes of a frame that has more, and crashes
@@ -62,21 +64,20 @@ def read_audio(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
     Raises:
         MediaError: the file is missing or does not decode.
     """
-    path = Path(path)
     if start_s < 0 or (duration_s is not None and duration_s < 0):
         raise ValueError(f"window of {duration_s} s at {start_s} s: both must be at least 0")
-    if path.suffix.lower() in SOUNDFILE_SUFFIXES:
-        # what it cannot read, for instance an MP3 with bytes behind its end, FFmpeg may
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
-            if _knows_length(file):
-                first, stop, span = _window(start_s, duration_s, file.samplerate)
-                if first >= file.frames:
-                    return np.zeros(0, np.float32)
-                lead = min(first, round(PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
-                file.seek(first - lead)
-                frames = file.read(-1 if stop is None else stop - first + lead, dtype="float32", always_2d=True)
-                return _resample(mix_down(frames[lead:].T), file.samplerate, span)
-    return _read_pyav(path, start_s, duration_s)
+    wave, rate_hz, span = _read(Path(path), start_s, duration_s)
+    return _resample(wave, rate_hz, span)
+
+
+def read_native(path: Path) -> tuple[np.ndarray, int]:
+    """Read a whole sound at its own rate: float32 [n_samples], mono, and samples a second.
+
+    Raises:
+        MediaError: the file is missing or does not decode.
+    """
+    wave, rate_hz, _ = _read(Path(path), 0.0, None)
+    return wave, rate_hz
 
 
 def audio_info(path: Path) -> AudioInfo:
@@ -90,7 +91,7 @@ def audio_info(path: Path) -> AudioInfo:
     path = Path(path)
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
         with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
-            if _knows_length(file):
+            if _seeks(file, None):
                 return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
     with _opened(path) as container:
         stream = container.streams.audio[0]
@@ -145,14 +146,7 @@ def declared_s(stream: AudioStream) -> float | None:
 
 def mp3_stated_s(file: BinaryIO) -> float | None:
     """Read the length that an MP3's Xing or Info frame states, padding included; None where there is no such frame."""
-    file.seek(0)
-    tag = file.read(10)
-    start = 0
-    if tag.startswith(b"ID3") and len(tag) == 10:
-        a, b, c, d = tag[6:10]
-        start = 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if tag[5] & 0x10 else 0)
-    file.seek(start)
-    frame = file.read(192)
+    frame = _mp3_head(file)
     at = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
     if not is_mp3_frame(frame) or at < 0 or len(frame) < at + 12:
         return None
@@ -188,15 +182,28 @@ class Decoding:
         self._to_packed = av.AudioResampler(format="flt")
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        stream = self.container.streams.audio[0]
-        origin = stream.start_time or 0  # in FFmpeg an MP3 begins at its encoder's delay
-        samples_per_tick = float(_time_base(stream) * stream.rate)
-        position = 0
-        for frame in self._frames():
-            if frame.pts is not None:
-                position = round((frame.pts - origin) * samples_per_tick)
+        for position, frame in self._placed():
             yield position, self._samples(frame)
-            position += frame.samples
+
+    def mono(self, first: int, stop: int | None) -> np.ndarray:
+        """Decode the samples [first, stop) of the sound and mix them down: float32 [n]."""
+        fifo = av.AudioFifo()  # joins frames in C: an AAC frame has only 1,024 samples
+        begin, blocks = None, []
+        for position, frame in self._placed():
+            if stop is not None and position >= stop:
+                break
+            if position + frame.samples <= first:
+                continue
+            begin = position if begin is None else begin
+            frame.pts = None  # else it refuses a gap
+            fifo.write(frame)
+            if fifo.samples >= BLOCK and (joined := fifo.read()):
+                blocks.append(self._mixed(joined))
+        if joined := fifo.read():
+            blocks.append(self._mixed(joined))
+        if begin is None or not blocks:
+            return np.zeros(0, np.float32)
+        return np.concatenate(blocks)[max(0, first - begin) : None if stop is None else stop - begin]
 
     def chunks(self, n_samples: int) -> Iterator[np.ndarray]:
         """Yield all samples in blocks of at least `n_samples`, but for the last: costs per frame stay in C."""
@@ -209,6 +216,17 @@ class Decoding:
         if joined := fifo.read():
             yield self._samples(joined)
 
+    def _placed(self) -> Iterator[tuple[int, av.AudioFrame]]:
+        stream = self.container.streams.audio[0]
+        origin = stream.start_time or 0  # in FFmpeg an MP3 begins at its encoder's delay
+        samples_per_tick = float(_time_base(stream) * stream.rate)
+        position = 0
+        for frame in self._frames():
+            if frame.pts is not None:
+                position = round((frame.pts - origin) * samples_per_tick)
+            yield position, frame
+            position += frame.samples
+
     def _frames(self) -> Iterator[av.AudioFrame]:
         kind = None
         for packet in self.container.demux(self.container.streams.audio[0]):
@@ -217,15 +235,23 @@ class Decoding:
                 frames = packet.decode()
             except av.error.InvalidDataError:
                 frames = None
-            if frames and not kind:
-                kind = _kind(frames[0])
-            if frames is None or any(_kind(frame) != kind for frame in frames):
+            is_bad = frames is None
+            for frame in frames or ():
+                kind = kind or _kind(frame)
+                is_bad |= _kind(frame) != kind
+            if frames is None or is_bad:
                 self.n_bad_packets += 1
                 self.n_bad_at_end += 1
                 continue
             if frames:
                 self.n_bad_at_end = 0
                 yield from frames
+
+    def _mixed(self, frame: av.AudioFrame) -> np.ndarray:
+        if frame.format.name == "fltp" and frame.layout.nb_channels <= MOST_PLANES:
+            planes: tuple[Any, ...] = frame.planes  # buffers, which their stubs do not say
+            return mix_down([np.frombuffer(plane, np.float32, frame.samples) for plane in planes])
+        return mix_down(self._samples(frame))
 
     def _samples(self, frame: av.AudioFrame) -> np.ndarray:
         n_channels, name = frame.layout.nb_channels, frame.format.name
@@ -274,19 +300,23 @@ def _window(start_s: float, duration_s: float | None, rate_hz: int) -> tuple[int
     return first, math.ceil((start + n) / ratio) + margin, _Span(skip, n)
 
 
-def resample(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Bring mono samples of any rate to 48 kHz: float32 [n_samples]."""
-    return _resample(wave, sample_rate_hz, _Span(0, None))
+def resample(
+    wave: np.ndarray, sample_rate_hz: int, *, start_s: float = 0.0, duration_s: float | None = None
+) -> np.ndarray:
+    """Bring a window of mono samples of any rate to 48 kHz: float32 [n_samples]. Only the window is resampled."""
+    first, stop, span = _window(start_s, duration_s, sample_rate_hz)
+    return _resample(wave[first:stop], sample_rate_hz, span)
 
 
-def mix_down(channels: np.ndarray) -> np.ndarray:
+def mix_down(channels: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """Mix [n_channels, n] down to their mean [n]; adding channels is several times faster than `mean` over few."""
     if len(channels) == 1:
         return channels[0]
     mixed = channels[0] + channels[1]
     for channel in channels[2:]:
         mixed += channel
-    return mixed / np.float32(len(channels))
+    mixed /= np.float32(len(channels))
+    return mixed
 
 
 def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
@@ -296,12 +326,27 @@ def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
     return np.ascontiguousarray(wave, np.float32)
 
 
-def _knows_length(file: soundfile.SoundFile) -> bool:
-    """Say whether soundfile need not guess the length, at which it would cut the sound."""
+def _seeks(file: soundfile.SoundFile, stop: int | None) -> bool:
+    """Say whether soundfile finds the samples before `stop`, or the end, where FFmpeg finds them."""
     if file.format != "MP3":
         return 0 < file.frames < UNKNOWN_FRAMES
     with Path(file.name).open("rb") as raw:
-        return mp3_stated_s(raw) is not None
+        if mp3_stated_s(raw) is not None:
+            return True
+        # it guesses the length and would cut the sound there; and what precedes the first frame, each counts in its way
+        return stop is not None and stop <= file.frames and is_mp3_frame(_mp3_head(raw))
+
+
+def _mp3_head(file: BinaryIO) -> bytes:
+    """Read the beginning of what follows an MP3's ID3 tag: its first frame."""
+    file.seek(0)
+    tag = file.read(10)
+    start = 0
+    if tag.startswith(b"ID3") and len(tag) == 10:
+        a, b, c, d = tag[6:10]
+        start = 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if tag[5] & 0x10 else 0)
+    file.seek(start)
+    return file.read(192)
 
 
 @contextmanager
@@ -318,7 +363,28 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         raise MediaError("unreadable", f"{path}: {error.strerror}") from error
 
 
-def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> np.ndarray:
+def _read(path: Path, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
+    """Decode the samples from which a window can be resampled: mono, at their own rate; with the cut to be made."""
+    if path.suffix.lower() in SOUNDFILE_SUFFIXES:
+        # what it cannot read, for instance an MP3 with bytes behind its end, FFmpeg may
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+            first, stop, span = _window(start_s, duration_s, file.samplerate)
+            is_whole = first == 0 and stop is None  # FFmpeg decodes Vorbis in half the time, but seeks past the place
+            if _seeks(file, stop) and not (is_whole and file.subtype == "VORBIS"):
+                return _read_soundfile(file, first, stop), file.samplerate, span
+    return _read_pyav(path, start_s, duration_s)
+
+
+def _read_soundfile(file: soundfile.SoundFile, first: int, stop: int | None) -> np.ndarray:
+    if first >= file.frames:
+        return np.zeros(0, np.float32)
+    lead = min(first, round(MP3_PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
+    file.seek(first - lead)
+    frames = file.read(-1 if stop is None else stop - first + lead, dtype="float32", always_2d=True)
+    return mix_down(frames[lead:].T)
+
+
+def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
     with _opened(path) as container:
         stream = container.streams.audio[0]
         first, stop, span = _window(start_s, duration_s, stream.rate)
@@ -329,14 +395,7 @@ def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> np.ndarr
         if first > 2 * PREROLL_S * stream.rate and container.format.name != "mp3":  # whose seeks end up anywhere
             target_s = first / stream.rate - PREROLL_S
             container.seek(int(target_s / _time_base(stream)) + (stream.start_time or 0), stream=stream)
-        blocks = []
-        for position, block in Decoding(container):
-            if stop is not None and position >= stop:
-                break
-            begin = max(0, first - position)
-            blocks.append(mix_down(block)[begin : None if stop is None else stop - position])
-        wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-        return _resample(wave, stream.rate, span)
+        return Decoding(container).mono(first, stop), stream.rate, span
 
 
 def _write_aac(path: Path, channels: np.ndarray, sample_rate_hz: int) -> None:

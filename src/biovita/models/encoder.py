@@ -4,28 +4,83 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
-from biovita.errors import MediaError
-from biovita.media.audio import SAMPLE_RATE_HZ, audio_info, read_audio, resample
+from biovita.errors import MediaError, ModelError
 from biovita.media.image import read_image, to_rgb
-from biovita.media.window import CLIP_S, fit, onset_s, windows
 from biovita.models.mel import LogMel
+from biovita.models.pieces import Item, Modality, Piece, Sound, Span, Window, name_of, pieces_of
 from biovita.models.processor import BioVitaProcessor
+from biovita.models.square import near_square
 from biovita.models.vita import BioVitaModel
 
-Window = Literal["onset", "centre", "windows"]
-Sound = Path | str | tuple[np.ndarray, int]
+Pool = Literal["mean", "max"]
 Picture = Path | str | Image
 T = TypeVar("T")
 R = TypeVar("R")
+
+BATCH_SIZES: dict[str, dict[Modality, int]] = {
+    "cpu": {"audio": 16, "image": 32, "text": 64},
+    "gpu": {"audio": 128, "image": 256, "text": 256},
+}
+BLOCK = 256  # vectors after which a stream makes a cut
+
+
+class Embedder(Protocol):
+    """What embedding files and the benchmark need of a model, ours or a peer.
+
+    Attributes:
+        name: for people.
+        weights_sha256: of the weights; stored beside every vector.
+        modalities: what it can embed.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights_sha256(self) -> str: ...
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+
+    def fingerprint(self, window: Window) -> str:
+        """Say all that decides what a file or a name becomes, besides the weights."""
+        ...
+
+    def embed_audio(
+        self, sounds: Sequence[Sound], *, window: Window = "onset", pool: Pool = "mean", batch_size: int | None = None
+    ) -> np.ndarray:
+        """Embed recordings: float32, shape (n, width), unit rows; MediaError at the first bad one."""
+        ...
+
+    def embed_image(self, pictures: Sequence[Picture], *, batch_size: int | None = None) -> np.ndarray:
+        """Embed pictures: float32, shape (n, width), unit rows; MediaError at the first bad one."""
+        ...
+
+    def embed_text(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
+        """Embed names or prompts: float32, shape (n, width), unit rows."""
+        ...
+
+
+class Embedded(NamedTuple):
+    """What one recording, picture or name became.
+
+    Attributes:
+        modality: what it is.
+        vectors: float32, shape (1, width), or (n_windows, width) where windows are not pooled; unit rows.
+        spans: of these windows; None for what was embedded as a whole.
+    """
+
+    modality: Modality
+    vectors: np.ndarray
+    spans: list[Span] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +93,9 @@ class Encoder:
         name: what it was loaded as.
         weights_sha256: of model.safetensors; stored beside every vector.
         folder: where it was loaded from.
+        precision: of the weights and the arithmetic; vectors are float32 whatever it is.
+        near_pictures: whether JPEGs are read by `square.near_square`, about twice as fast and 1/255 off here and there.
+        room: most items that a forward pass may take of a modality, once the device's memory has run out.
     """
 
     model: BioVitaModel
@@ -45,19 +103,40 @@ class Encoder:
     name: str
     weights_sha256: str = ""
     folder: Path | None = None
+    precision: str = "fp32"
+    near_pictures: bool = False
+    room: dict[Modality, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
-    def embed_audio(self, sounds: Sequence[Sound], *, window: Window = "onset", batch_size: int = 16) -> np.ndarray:
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return ("audio", "image", "text")
+
+    def fingerprint(self, window: Window) -> str:
+        """Say all that decides what a file or a name becomes, besides the weights."""
+        precision = "" if self.precision == "fp32" else f"-{self.precision}"
+        near = "-near" if self.near_pictures else ""
+        return f"{self.processor.fingerprint()}-{window}{precision}{near}"
+
+    def embed_audio(
+        self, sounds: Sequence[Sound], *, window: Window = "onset", pool: Pool = "mean", batch_size: int | None = None
+    ) -> np.ndarray:
         """Embed recordings.
 
         Args:
             sounds: paths, or pairs (wave, sample_rate_hz) with a float wave of shape (n_samples,).
             window: which 10 s stand for the recording. `onset`: from 0.2 s before the first sample above 1 % of the
-                peak; `centre`: the middle; `windows`: the mean over all windows, back to back, to the end.
-            batch_size: clips a forward pass.
+                peak, the reference rule; `centre`: the middle; `windows`: all windows, back to back, to the end, which
+                is what identification uses.
+            pool: of the windows' vectors: their mean, or the largest value in each dimension.
+            batch_size: clips a forward pass; by default what suits the device.
 
         Returns:
             float32, shape (n, 768), unit rows, in the order of `sounds`.
@@ -69,90 +148,184 @@ class Encoder:
         Source:
             BioVITA's released extraction (onset rule, zero padding after the wave).
         """
-        vectors, owner = [], []
-        mel = LogMel(self.processor.feature_extractor)
-        clips = prefetch(partial(self._mels, mel=mel, window=window), sounds)
-        rows = ((n, row) for n, per_sound in enumerate(clips) for row in per_sound)
-        for batch in in_batches(rows, batch_size):
-            owner += [n for n, _ in batch]
-            vectors.append(self._forward(self.model.audio_vectors, torch.stack([row for _, row in batch])))
-        return _mean_by_owner(vectors, owner, len(sounds), self.model.config.width)
+        return self._all("audio", sounds, window=window, pool=pool, batch_size=batch_size)
 
-    def embed_image(self, pictures: Sequence[Picture], *, batch_size: int = 32) -> np.ndarray:
+    def embed_image(self, pictures: Sequence[Picture], *, batch_size: int | None = None) -> np.ndarray:
         """Embed pictures (paths or PIL images): float32, shape (n, 768), unit rows.
 
         Raises:
             MediaError: a file does not decode; it names the file.
         """
-        squares = prefetch(self.square, pictures)
-        vectors = [
-            self._forward(self.model.image_vectors, self.processor.pixels(torch.from_numpy(np.stack(batch))))
-            for batch in in_batches(squares, batch_size)
-        ]
-        return _stack(vectors, self.model.config.width)
+        return self._all("image", pictures, batch_size=batch_size)
 
-    def embed_text(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+    def embed_text(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
         """Embed names or prompts: float32, shape (n, 768), unit rows. Sorted by length inside, so padding is small."""
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-        vectors = [
-            self._forward(self.model.text_vectors, *self.processor.tokens([texts[n] for n in batch]).values())
-            for batch in in_batches(order, batch_size)
-        ]
         found = np.empty((len(texts), self.model.config.width), np.float32)
-        found[order] = _stack(vectors, self.model.config.width)
+        found[order] = self._all("text", [texts[n] for n in order], batch_size=batch_size)
         return found
+
+    def _all(self, modality: Modality, things: Sequence[Any], **how: Any) -> np.ndarray:
+        parts = [np.empty((0, self.model.config.width), np.float32)]
+        for block in self.stream(((modality, thing) for thing in things), **how):
+            for item in block:
+                if isinstance(item, MediaError):
+                    raise item
+                parts.append(item.vectors)
+        return np.concatenate(parts)
+
+    def stream(
+        self,
+        items: Iterable[Item],
+        *,
+        window: Window = "onset",
+        pool: Pool | None = "mean",
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> Iterator[list[Embedded | MediaError]]:
+        """Embed any number of things in constant memory; a bad one gives its reason and stops nothing.
+
+        Workers decode ahead while the model runs. Batches are cut at the borders of the blocks that come back, and a
+        block depends on its own things alone: who begins again at a block gets the same bits.
+
+        Args:
+            items: pairs of modality and thing (a sound, a picture, a text); a MediaError is handed through.
+            window: which 10 s stand for a recording, as for `embed_audio`.
+            pool: of the windows' vectors; None keeps every window's own.
+            batch_size: of all modalities; by default what suits each on the device.
+            workers: threads that decode; by default one a core.
+
+        Yields:
+            blocks of results, in the order of `items`.
+        """
+        mel = LogMel(self.processor.feature_extractor).to(self.device if self._is_on_gpu else "cpu")
+        waiting: dict[Modality, list[tuple[_Parts, Any]]] = {modality: [] for modality in self.modalities}
+        block: list[_Parts] = []
+        n_rows = 0
+
+        def run(modality: Modality, fewest: int) -> None:
+            """Run batches as long as so many rows wait."""
+            rows = waiting[modality]
+            while len(rows) >= fewest:
+                size = self._batch_size(modality, batch_size)
+                batch, rows[:] = rows[:size], rows[size:]
+                vectors = self._forward(modality, [row for _, row in batch], mel)
+                for (parts, _), vector in zip(batch, vectors, strict=True):
+                    parts.vectors.append(vector)
+
+        def cut() -> list[Embedded | MediaError]:
+            waiting["text"].sort(key=lambda row: len(row[1]))  # so that padding is small
+            for modality in waiting:
+                run(modality, 1)
+            return [parts.result(pool) for parts in block]
+
+        pieces = chain.from_iterable(pieces_of(item, window) for item in items)
+        for piece, rows, error in prefetch(partial(self._read, mel=mel), pieces, n_threads=workers):
+            if piece.begins:
+                block.append(_Parts(piece.modality, piece.thing))
+            parts = block[-1]
+            parts.error = parts.error or error
+            n_rows += max(1, len(rows))
+            if not parts.error:
+                parts.spans += piece.spans[: len(rows)]
+                waiting[piece.modality] += [(parts, row) for row in rows]
+                if piece.modality != "text":
+                    run(piece.modality, self._batch_size(piece.modality, batch_size))
+            if piece.ends and n_rows >= BLOCK:
+                yield cut()
+                block, n_rows = [], 0
+        if block:
+            yield cut()
 
     def square(self, picture: Picture) -> np.ndarray:
         """Read a picture and crop it to the model's square: uint8, shape (side, side, 3)."""
-        return self.processor.square(to_rgb(picture) if isinstance(picture, Image) else read_image(Path(picture)))
+        if isinstance(picture, Image):
+            return self.processor.square(to_rgb(picture))
+        if self.near_pictures:
+            return near_square(Path(picture), self.processor.image_processor.crop_size["height"])
+        return self.processor.square(read_image(Path(picture)))
 
-    def _mels(self, sound: Sound, *, mel: LogMel, window: Window) -> torch.Tensor:
-        n_samples = self.processor.n_samples
-        fill = _repeat if self.processor.repeats else fit
-        clips = [clip for clip in clips_of(sound, window=window) if len(clip)]  # an MP3's stated length may be too long
-        if not clips or not all(np.isfinite(clip).all() for clip in clips):
-            name = "a wave" if isinstance(sound, tuple) else str(sound)
-            raise MediaError("non_finite" if clips else "no_samples", name)
-        return torch.cat([mel(torch.from_numpy(fill(clip, n_samples)[None])) for clip in clips])
+    def _read(self, piece: Piece, *, mel: LogMel) -> tuple[Piece, list[Any], MediaError | None]:
+        """Do what a worker does: decode, and compute the log-mel unless that is the GPU's work."""
+        try:
+            if isinstance(piece.thing, MediaError):
+                raise piece.thing
+            if piece.modality == "text":
+                return piece, [piece.thing], None
+            if piece.modality == "image":
+                return piece, [self._tensor(self.square(piece.thing))], None
+            waves = [self._tensor(self.processor.fill(clip)) for clip in piece.clips()]
+            return piece, waves if self._is_on_gpu else [mel(wave[None])[0] for wave in waves], None
+        except MediaError as error:
+            return piece, [], error
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, device=self.device if self._is_on_gpu else "cpu")
+
+    def _batch_size(self, modality: Modality, asked: int | None) -> int:
+        size = asked or BATCH_SIZES["gpu" if self._is_on_gpu else "cpu"][modality]
+        return min(size, self.room.get(modality, size))
+
+    def _forward(self, modality: Modality, rows: list[Any], mel: LogMel) -> np.ndarray:
+        """Run a tower; where the device has no room for so many rows, run halves and remember."""
+        try:
+            return self._vectors(modality, rows, mel)
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise ModelError(
+                    f"{self.name}: {self.device} has no room for a single {modality} item; use --device cpu"
+                ) from error
+        half = len(rows) // 2  # outside the except block, which holds on to the tensors that did not fit
+        self.room[modality] = half
+        return np.concatenate([self._forward(modality, part, mel) for part in (rows[:half], rows[half:])])
 
     @torch.inference_mode()
-    def _forward(self, tower: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> np.ndarray:
-        return tower(*(tensor.to(self.device) for tensor in tensors)).float().cpu().numpy()
+    def _vectors(self, modality: Modality, rows: list[Any], mel: LogMel) -> np.ndarray:
+        if modality == "audio":
+            clips = torch.stack(rows).to(self.device)
+            vectors = self.model.audio_vectors(mel(clips) if self._is_on_gpu else clips)
+        elif modality == "image":
+            squares = torch.stack(rows).to(self.device)
+            vectors = self.model.image_vectors(self.processor.pixels(squares))
+        else:
+            tokens = self.processor.tokens(rows)
+            vectors = self.model.text_vectors(*(tensor.to(self.device) for tensor in tokens.values()))
+        return vectors.float().cpu().numpy()
 
 
-def clips_of(sound: Sound, *, window: Window) -> list[np.ndarray]:
-    """Cut a recording into the clips that stand for it: float32 waves of at most 10 s."""
-    if isinstance(sound, tuple):
-        wave = resample(np.asarray(sound[0], np.float32), sound[1])
-        length_s, read = len(wave) / SAMPLE_RATE_HZ, partial(_slice, wave)
-    else:
-        path = Path(sound)
-        length_s, read = audio_info(path).duration_s, partial(read_audio, path)
-    if window == "windows":
-        spans = windows(length_s, hop_s=CLIP_S)
-        return [read(start_s=start_s, duration_s=end_s - start_s) for start_s, end_s in spans]
-    if window == "centre":
-        return [read(start_s=max(0.0, (length_s - CLIP_S) / 2), duration_s=CLIP_S)]
-    wave = read()
-    start = round(onset_s(wave) * SAMPLE_RATE_HZ)
-    return [wave[start : start + round(CLIP_S * SAMPLE_RATE_HZ)]]
+@dataclass
+class _Parts:
+    """The vectors of one thing while they come in."""
 
+    modality: Modality
+    thing: Any
+    vectors: list[np.ndarray] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    error: MediaError | None = None
 
-def _slice(wave: np.ndarray, start_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
-    start = round(start_s * SAMPLE_RATE_HZ)
-    return wave[start:] if duration_s is None else wave[start : start + round(duration_s * SAMPLE_RATE_HZ)]
-
-
-def _repeat(wave: np.ndarray, n_samples: int) -> np.ndarray:
-    """Fill a clip by saying it again."""
-    return np.resize(wave, n_samples)
+    def result(self, pool: Pool | None) -> Embedded | MediaError:
+        """Pool the windows' vectors."""
+        if self.error:
+            return self.error
+        if not self.vectors:
+            return MediaError("no_samples", name_of(self.thing))
+        vectors = np.stack(self.vectors)
+        if not np.isfinite(vectors).all():
+            return MediaError("non_finite", f"{name_of(self.thing)}: the model's vector; is --precision fp32 better?")
+        if pool is None:
+            return Embedded(self.modality, vectors, self.spans or None)
+        if len(vectors) > 1:
+            pooled = vectors.mean(0) if pool == "mean" else vectors.max(0)
+            vectors = (pooled / np.linalg.norm(pooled))[None]
+        return Embedded(self.modality, vectors)
 
 
 def prefetch(work: Callable[[T], R], things: Iterable[T], *, n_threads: int | None = None) -> Iterator[R]:
     """Do `work` ahead in threads (decoders release the interpreter), in order, a few things at a time."""
     n_threads = n_threads or os.cpu_count() or 1
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
+    # One torch thread a worker: with more, two workers slow each other down many times over.
+    with ThreadPoolExecutor(n_threads, initializer=partial(torch.set_num_threads, 1)) as pool:
         try:
             for thing in things:
                 waiting.append(pool.submit(work, thing))
@@ -175,14 +348,3 @@ def in_batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
             batch = []
     if batch:
         yield batch
-
-
-def _stack(vectors: list[np.ndarray], width: int) -> np.ndarray:
-    return np.concatenate(vectors) if vectors else np.empty((0, width), np.float32)
-
-
-def _mean_by_owner(vectors: list[np.ndarray], owner: list[int], n: int, width: int) -> np.ndarray:
-    """Average the clips of each recording and bring the mean back to unit length."""
-    total = np.zeros((n, width), np.float32)
-    np.add.at(total, owner, _stack(vectors, width))
-    return total / np.linalg.norm(total, axis=1, keepdims=True)

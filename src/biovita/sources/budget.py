@@ -5,7 +5,6 @@ more than it may. The state is one SQLite file: whoever wants to ask takes the h
 are the wall clock's, because they outlive a restart; a clock that was put back costs one interval and never a stall.
 """
 
-import os
 import sqlite3
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from biovita.errors import DatasetError, FetchError
+from biovita.files import home
 
 MARGIN = 1.1  # times the interval that the terms allow; covers what a network adds or takes between two requests
 SHARE = 0.95  # of a published volume
@@ -54,10 +54,8 @@ BUDGETS: Final[tuple[Budget, ...]] = (
 
 
 def default_path() -> Path:
-    """Return the file that all runs of a user share: in $BIOVITA_HOME, else in the cache folder of the desktop."""
-    home = os.environ.get("BIOVITA_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(home) if home else cache / "biovita") / "budgets.sqlite"
+    """Return the file that all runs of a user share."""
+    return home() / "budgets.sqlite"
 
 
 class Budgets:
