@@ -223,7 +223,7 @@ def test_texts_of_a_list_are_embedded_once_and_found_the_next_time(model: Encode
     expected = model.embed_text(texts)
     found = text_vectors(model, texts)
     np.testing.assert_allclose(found, expected, atol=2e-6)
-    (kept,) = (tmp_path / "home" / "cache" / "text").iterdir()
+    (kept,) = (tmp_path / "home" / "text").iterdir()
     assert read_embeddings(kept).ids == ["", "owl", "a frog"]
     unable: Any = None
     assert (text_vectors(replace(model, model=unable), texts[::-1]) == found[::-1]).all()
@@ -234,14 +234,14 @@ def test_another_model_or_list_is_kept_apart(model: Encoder, tmp_path: Path, cha
     text_vectors(model, ["owl", "frog"])
     other = replace(model, weights_sha256="cd" * 32) if change == "weights" else model
     text_vectors(other, ["owl", "frog"] if change == "weights" else ["owl", "toad"])
-    assert len(list((tmp_path / "home" / "cache" / "text").iterdir())) == 2
+    assert len(list((tmp_path / "home" / "text").iterdir())) == 2
 
 
 def test_a_kept_list_that_is_damaged_is_made_again(
     model: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = text_vectors(model, ["owl", "frog"])
-    (kept,) = (tmp_path / "home" / "cache" / "text").iterdir()
+    (kept,) = (tmp_path / "home" / "text").iterdir()
     whole = kept.read_bytes()
     content = bytearray(whole)
     content[len(content) // 2] ^= 1  # one bit of one vector: still of unit length
