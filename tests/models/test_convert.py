@@ -9,18 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layouts import (
-    MEAN,
-    N_TEXT,
-    STD,
-    WIDTH,
-    Release,
-    clap_model,
-    open_clip_tensors,
-    write_clap,
-    write_open_clip,
-    write_release,
-)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
@@ -33,6 +21,18 @@ from biovita.models import convert, hub, moves, open_clip
 from biovita.models.convert import Parts
 from biovita.models.mel import LogMel
 from biovita.models.pickles import read_pickle
+from layouts import (
+    MEAN,
+    N_TEXT,
+    STD,
+    WIDTH,
+    Release,
+    clap_model,
+    open_clip_tensors,
+    write_clap,
+    write_open_clip,
+    write_release,
+)
 
 WEIGHTS = "open_clip_model.safetensors"
 KEY = "visual.transformer.resblocks.1.attn.in_proj_weight"
