@@ -49,7 +49,8 @@ def main() -> int:
     bad = 0
     lines = dict.fromkeys(CALLS, "")
     if PAGE.is_file():
-        lines |= {line.split()[1]: line for line in PAGE.read_text().splitlines() if line.startswith("| ")}
+        rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+        lines |= {line.split()[1]: line for line in rows if line.split()[1] in CALLS}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         world = root / "world"

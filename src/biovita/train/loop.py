@@ -65,8 +65,7 @@ def train_stage(
     step = checkpoints.resume(model, optimizer)
     started, record = time.monotonic(), {}
     drop_torn_line(log_path)
-    with Progress(recipe.stage, n_steps, "steps") as bar, log_path.open("a", encoding="utf-8") as log:
-        bar.advance(step)
+    with Progress(recipe.stage, n_steps - step, "steps") as bar, log_path.open("a", encoding="utf-8") as log:
         first_epoch, first_step = divmod(step, sampler.steps_per_epoch)
         for epoch in range(first_epoch, recipe.epochs):
             set_modes(model, freeze_batch_norm=recipe.freeze_batch_norm)

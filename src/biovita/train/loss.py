@@ -1,7 +1,7 @@
 """Contrastive losses between two modalities over the batch of all processes, in memory that grows with the batch alone.
 
-Row i of one side belongs to row i of the other. The matrix of logits is never held: blocks of its rows are computed,
-summed up, forgotten, and computed again for the gradient.
+Row i of one side belongs to row i of the other. The matrix of logits is never held whole: blocks of its rows are
+computed and summed up; `KEPT_BYTES` of them are kept for the gradient, the rest is computed again.
 """
 
 from collections.abc import Callable, Iterator
