@@ -9,10 +9,23 @@ import contextlib
 import sys
 from pathlib import Path
 
-from ablation import DIRECTIONS, row
-
 from biovita.commands.table import call
 from biovita.files import read_json
+
+DIRECTIONS = ("a2t", "t2a", "a2i", "i2a", "i2t", "t2i")
+
+
+def row(title: str, results: dict, split: str) -> str:
+    """One line of the table: top-1 of the six directions with intervals, and their mean."""
+    cells = []
+    for direction in DIRECTIONS:
+        one = next(
+            s for s in results["scenarios"] if (s["direction"], s["level"], s["split"]) == (direction, "species", split)
+        )
+        low, high = one["ci95"]["top1"]
+        cells.append(f"{100 * one['top1']:.1f} ({100 * low:.0f}-{100 * high:.0f})")
+    mean = results["mean"]["species"][split]["top1"]
+    return f"| {title} | {' | '.join(cells)} | {100 * mean:.1f} |"
 
 
 def main() -> None:

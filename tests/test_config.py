@@ -32,6 +32,8 @@ class Inner:
     """What trains."""
     masked: bool = True
     """Whether to mask."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """By pattern."""
 
     def __post_init__(self) -> None:
         if self.rate == 0:
@@ -106,7 +108,7 @@ def test_an_empty_list_is_an_empty_tuple(tmp_path: Path) -> None:
     [
         ("n_stepps = 4", "unknown key 'n_stepps'; did you mean 'n_steps'?"),
         ("n-steps = 4", "unknown key 'n-steps'; did you mean 'n_steps'?"),
-        ("[inner]\nrates = 1.0", "unknown key 'inner.rates'; did you mean 'inner.rate'?"),
+        ("[inner]\nmaskd = 1", "unknown key 'inner.maskd'; did you mean 'inner.masked'?"),
         ("[iner]\nrate = 1.0", "unknown key 'iner'; did you mean 'inner'?"),
         ("xyz = 1", "unknown key 'xyz'; known keys: files, from, inner, labels, n_steps, out"),
     ],
@@ -174,9 +176,23 @@ def test_a_broken_law_between_fields_reaches_the_user_as_our_error(tmp_path: Pat
 
 
 def test_a_table_becomes_flags_in_its_own_order() -> None:
-    table = {"out": "o", "inner": {"min_rate": 1e-4, "trained": ["x", "y"]}, "masked": False}
-    words = ["--out=o", "--inner.min-rate=0.0001", "--inner.trained", "x", "y", "--masked=False"]
-    assert flags_of(table) == words
+    table = {"out": "o", "inner": {"rate": 1e-4, "trained": ["x", "y"], "rates": {"a_b.*": 2.0, "c": 1}}, "n_steps": 3}
+    words = ["--out=o", "--inner.rate=0.0001", "--inner.trained", "x", "y", "--inner.rates", "a_b.*", "2.0", "c", "1"]
+    assert flags_of(table, Outer) == [*words, "--n-steps=3"]
+
+
+def test_a_table_of_free_keys_is_read_from_the_run_file_and_from_flags(tmp_path: Path) -> None:
+    path = run_file(tmp_path, '[inner.rates]\n"a_b.*" = 2e-5\n')
+    assert read(path, "--out", "o").inner.rates == {"a_b.*": 2e-5}
+    assert read(path, "--out", "o", "--inner.rates", "d.*", "3").inner.rates == {"d.*": 3.0}
+    with pytest.raises(ConfigError, match=r"'inner.rates' is a table, not 3"):
+        read(run_file(tmp_path, "[inner]\nrates = 3"), "--out", "o")
+
+
+def test_a_switch_alone_means_true(tmp_path: Path) -> None:
+    for words in (("--inner.masked",), ("--inner.masked", "True"), ("--inner.masked", "--n-steps", "3")):
+        assert read(run_file(tmp_path, "[inner]\nmasked = false"), "--out", "o", *words).inner.masked
+    assert not read(run_file(tmp_path, ""), "--out", "o", "--inner.masked", "False").inner.masked
 
 
 def test_what_ran_is_written_in_plain_values(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import tyro
 
@@ -42,7 +42,8 @@ def parse(schema: type[C], argv: Sequence[str], *, prog: str, description: str =
     _words[:] = [*prog.split()[1:], *words]
     if words and words[0].endswith(".toml"):
         n = next((n for n, word in enumerate(words[1:], 1) if word.startswith("-")), len(words))
-        words = [*words[1:n], *flags_of(read_run_file(Path(words[0]), schema)), *words[n:]]
+        words = [*words[1:n], *flags_of(read_run_file(Path(words[0]), schema), schema), *words[n:]]
+    words = with_values(words, switches_of(schema))
     return tyro.cli(schema, prog=prog, args=words, description=description, config=(tyro.conf.FlagConversionOff,))
 
 
@@ -71,25 +72,49 @@ def check_keys(table: dict[str, Any], schema: type, *, path: Path, prefix: str =
         inner = fields[key].type
         if tyro.conf.Positional in getattr(inner, "__metadata__", ()):
             raise ConfigError(f"{path}: '{key}' is given on the command line, not in a run file")
-        is_group = dataclasses.is_dataclass(inner) and isinstance(inner, type)
-        if is_group != isinstance(value, dict):
-            raise ConfigError(f"{path}: '{prefix}{key}' is {'a table' if is_group else 'one value'}, not {value!r}")
+        is_group, is_table = dataclasses.is_dataclass(inner), get_origin(inner) is dict
+        if (is_group or is_table) != isinstance(value, dict):
+            kind = "a table" if is_group or is_table else "one value"
+            raise ConfigError(f"{path}: '{prefix}{key}' is {kind}, not {value!r}")
         if is_group and isinstance(inner, type):
             check_keys(value, inner, path=path, prefix=f"{prefix}{key}.")
 
 
-def flags_of(table: dict[str, Any], prefix: str = "") -> list[str]:
-    """Spell a TOML table as flags: nested tables become dotted names, lists become several words."""
+def flags_of(table: dict[str, Any], schema: type, prefix: str = "") -> list[str]:
+    """Spell a TOML table as flags: groups become dotted names, lists and tables of free keys become several words."""
+    types = {field.name.rstrip("_"): field.type for field in dataclasses.fields(schema)}
     words: list[str] = []
     for key, value in table.items():
-        name = f"{prefix}{key}".replace("_", "-")
-        if isinstance(value, dict):
-            words += flags_of(value, f"{name}.")
+        name, inner = f"{prefix}{key}".replace("_", "-"), types[key]
+        if isinstance(value, dict) and isinstance(inner, type):
+            words += flags_of(value, inner, f"{name}.")
+        elif isinstance(value, dict):
+            words += [f"--{name}", *(str(word) for pair in value.items() for word in pair)]
         elif isinstance(value, list):
             words += [f"--{name}", *(str(item) for item in value)]
         else:
             words.append(f"--{name}={value}")  # one word, so that a value may begin with a dash
     return words
+
+
+def switches_of(schema: type, prefix: str = "") -> set[str]:
+    """Name the flags that are true or false."""
+    found = set()
+    for field in dataclasses.fields(schema):
+        name = f"{prefix}{field.name.rstrip('_')}".replace("_", "-")
+        if dataclasses.is_dataclass(field.type) and isinstance(field.type, type):
+            found |= switches_of(field.type, f"{name}.")
+        elif field.type is bool:
+            found.add(f"--{name}")
+    return found
+
+
+def with_values(words: Sequence[str], switches: set[str]) -> list[str]:
+    """Let a switch alone mean True."""
+    found = []
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        found += [word, "True"] if word in switches and following.startswith("-") else [word]
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from biovita.commands.train import look
 from biovita.data.dataset import Dataset
 from biovita.files import sha256_file
 from biovita.models import hub
 from biovita.train.features import prepare
+from biovita.train.validate import look
 
+CLOCK = ("samples_per_s", "wait_share", "peak_share")
 SHORT = ("--recipe.epochs", 1, "--recipe.batch-size", 8, "--recipe.min-per-species", 1, "--recipe.max-per-species", 2)
 PICTURES = ("--recipe.audio-text", 0, "--recipe.image-text", 1, "--recipe.trained", "clip.*", "logit_scale")
 SOUNDS = ("--recipe.trained", "audio_projection.*", "logit_scale")
@@ -38,12 +39,12 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "samples_per_s"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
 
 
 def test_a_stage_leaves_a_whole_model_folder_that_says_what_ran(trained: Path, data: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert names == {*hub.FILES, "README.md", "run.json", "labels.csv", "train_log.jsonl"}
+    assert names == {*hub.FILES, "README.md", "run.json", "labels.csv", "train_log.jsonl", "training.html"}
     run = json.loads((trained / "run.json").read_text())
     assert run["config"]["recipe"]["image_text"] == 1
     assert run["dataset"] == json.loads((data / "manifest.json").read_text())["sha256"]
@@ -196,7 +197,7 @@ def test_the_look_at_validation_equals_a_plain_loop(data: Path, tmp_path: Path, 
     names /= np.linalg.norm(names, axis=1, keepdims=True)
     hear, see = projection(1001 * 64, 2), projection(64 * 64 * 3, 3)
     stub: Any = SimpleNamespace(
-        model=SimpleNamespace(audio_vectors=hear, image_vectors=see),
+        model=SimpleNamespace(audio_vectors=hear, image_vectors=see, config=SimpleNamespace(width=32)),
         processor=SimpleNamespace(pixels=lambda squares: squares.float() - 128),
         embed_text=lambda texts: np.stack([names[features.species.index(text)] for text in texts]),
         device="cpu",

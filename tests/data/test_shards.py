@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from biovita.data.dataset import Dataset
 from biovita.data.export import fill
-from biovita.data.shards import read_shard, read_shards, write_shards
+from biovita.data.shards import Shards, read_shard, read_shards, write_shards
 from biovita.errors import DatasetError, MediaError
 from biovita.files import read_manifest, sha256_file
 
@@ -132,6 +132,102 @@ def test_a_medium_that_changed_stops_the_export(dataset: Dataset, tmp_path: Path
     with pytest.raises(DatasetError, match="No such file"):
         write_shards(copy, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_every_medium_is_read_alone_by_its_address(dataset: Dataset, shards: Path) -> None:
+    opened = Shards.open(shards)
+    assert opened.taxa.equals(dataset.taxa)
+    assert opened.media.drop("path").equals(dataset.media.drop("path", "fingerprint"))
+    for mine, original in zip(opened.media["path"], dataset.media["path"], strict=True):
+        whole = opened.path(mine)
+        assert whole.content == dataset.path(original).read_bytes()
+        assert whole.suffix == Path(original).suffix
+        assert str(shards) in str(whole)
+
+
+def test_the_index_is_pinned_and_the_same_each_time(dataset: Dataset, shards: Path, tmp_path: Path) -> None:
+    write_shards(dataset, tmp_path / "again", shard_bytes=SMALL)
+    for name in ("index.parquet", "taxa.parquet", "manifest.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (shards / name).read_bytes()
+    (tmp_path / "again" / "index.parquet").write_bytes((shards / "taxa.parquet").read_bytes())
+    with pytest.raises(DatasetError, match=r"index\.parquet: changed"):
+        read_manifest(tmp_path / "again", verify=True)
+
+
+def test_shards_of_an_earlier_version_get_their_index_and_keep_their_bytes(
+    dataset: Dataset, shards: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(shards, old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    for name in ("index.parquet", "taxa.parquet"):
+        (old / name).unlink()
+        del manifest["sha256"][name]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match=r"has no index\.parquet.*`biovita data shard`.*adds"):
+        Shards.open(old)
+    before = {path.name: path.stat().st_mtime_ns for path in old.glob("*.tar")}
+    write_shards(dataset, old, shard_bytes=SMALL)
+    assert {path.name: path.stat().st_mtime_ns for path in old.glob("*.tar")} == before
+    assert (old / "manifest.json").read_bytes() == (shards / "manifest.json").read_bytes()
+    assert Shards.open(old).media.equals(Shards.open(shards).media)
+
+
+def test_the_index_of_one_split_names_no_other(dataset: Dataset, tmp_path: Path) -> None:
+    write_shards(dataset, tmp_path / "val", split="val")
+    assert set(Shards.open(tmp_path / "val").media["split"]) == {"val"}
+
+
+def test_a_folder_that_holds_no_shards_is_no_shards(dataset: Dataset) -> None:
+    with pytest.raises(DatasetError, match="holds no shards"):
+        Shards.open(dataset.folder)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "../{shard}/{place}/{name}",
+        "/etc/passwd/0+1/{name}",
+        "{shard}/{place}/../{name}",
+        "{shard}/-1+5/{name}",
+        "{shard}/9999999999999999999999+1/{name}",
+        "{shard}/{place}/{name}/x",
+        "train-1.tar/{place}/{name}",
+        "",
+    ],
+)
+def test_what_is_no_address_is_refused(address: str, shards: Path) -> None:
+    opened = Shards.open(shards)
+    shard, place, name = opened.media["path"][0].split("/")
+    with pytest.raises(DatasetError, match="is no SHARD/OFFSET"):
+        opened.path(address.format(shard=shard, place=place, name=name))
+
+
+def test_an_address_that_leads_elsewhere_gives_a_reason_and_no_bytes(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(shards, out)
+    opened = Shards.open(out)
+    address = opened.media["path"][0]
+    shard, place, name = address.split("/")
+    offset, size = map(int, place.split("+"))
+    end = (out / shard).stat().st_size
+    for wrong, reason in (
+        (f"{shard}/{offset + 1}+{size}/{name}", "corrupt"),
+        (f"{shard}/{offset}+{size - 1}/{name}", "corrupt"),
+        (f"{shard}/{end - 10}+{size}/{name}", "truncated"),
+        (f"{shard}/{offset}+999999999999999/{name}", "truncated"),
+        (f"{shard}/999999999+{size}/{name}", "truncated"),
+        (f"train-999999.tar/{offset}+{size}/{name}", "unreadable"),
+    ):
+        with pytest.raises(MediaError) as refused:
+            opened.path(wrong)
+        assert refused.value.reason == reason, wrong
+        assert wrong.split("/")[0] in str(refused.value)
+    whole = bytearray((out / shard).read_bytes())
+    whole[offset + size // 2] ^= 1
+    (out / shard).write_bytes(whole)
+    with pytest.raises(MediaError, match=f"corrupt: .*{shard}: {name} has other bytes"):
+        opened.path(address)
 
 
 @pytest.mark.filterwarnings("ignore")  # webdataset's own

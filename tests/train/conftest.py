@@ -1,13 +1,21 @@
-"""Features by hand: no files, any layout of species, recordings and pictures."""
+"""Features by hand: no files, any layout of species, recordings and pictures; and batches of them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from by_hand import make_batch, read_batch
 
 from biovita.models.vita import FRAMES
+from biovita.train.batches import Batch
+from biovita.train.engine import Engine
 from biovita.train.features import Features
+from biovita.train.feed import Inputs
+from biovita.train.recipe import Recipe
+from biovita.train.step import Step
+from biovita.train.trainee import Trainee
 
 SIDE_PX = 64
 
@@ -58,5 +66,29 @@ def make_features() -> Callable[..., Features]:
             squares=np.stack(squares) if squares else np.empty((0, SIDE_PX, SIDE_PX, 3), np.uint8),
             repeats=repeats,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch_of() -> Callable[..., Batch]:
+    """Make a batch by hand."""
+    return make_batch
+
+
+@pytest.fixture(scope="session")
+def inputs_of() -> Callable[..., Inputs]:
+    """Read what a batch names."""
+    return read_batch
+
+
+@pytest.fixture(scope="session")
+def step_of() -> Callable[..., Step]:
+    """Make a step of one process on the processor."""
+
+    def make(encoder: Any, features: Features, recipe: Recipe, **more: Any) -> Step:
+        accelerator = Engine(cpu=True).start()
+        trainee = Trainee(encoder.model, recipe)
+        return Step(trainee, encoder.processor, features.lineage, recipe, accelerator, **more)
 
     return make

@@ -1,7 +1,14 @@
 """Decoded once: windows of the stored log-mel against the log-mel of the cut wave; the store on disk."""
 
+import fcntl
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +18,12 @@ import torch
 
 from biovita.data.dataset import Dataset
 from biovita.errors import MediaError, TrainError
+from biovita.log import Progress
 from biovita.media.audio import read_audio
 from biovita.models.mel import LogMel
 from biovita.models.vita import FRAMES
-from biovita.train.features import SILENCE_DB, Features, prepare
+from biovita.train import features as module
+from biovita.train.features import SILENCE_DB, Features, _Store, prepare
 
 HOP = 480
 FP16_DB = 0.04  # half a step of float16 between 64 and 128 dB, and a little of float32's
@@ -112,7 +121,7 @@ def test_a_dataset_is_decoded_once_and_read_back_the_same(
 ) -> None:
     dataset = Dataset.open(copy)
     first = prepare(dataset, encoder)
-    monkeypatch.setattr("biovita.train.features.prefetch", None)  # decoding again would fail
+    monkeypatch.setattr(module, "prefetch", None)  # decoding again would fail
     again = prepare(dataset, encoder)
     assert (first.mels == again.mels).all()
     assert (first.squares == again.squares).all()
@@ -140,14 +149,140 @@ def test_other_settings_or_data_are_decoded_anew(encoder: Any, new_encoder: Call
     assert len(list((copy / ".features").iterdir())) == 3
 
 
-def test_features_cut_off_in_the_middle_are_made_again(encoder: Any, copy: Path) -> None:
-    dataset = Dataset.open(copy)
-    expected = prepare(dataset, encoder)
+def kept(copy: Path) -> dict[str, bytes]:
     (folder,) = (copy / ".features").iterdir()
-    before = np.array(expected.mels)
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.*")) if path.suffix in (".bin", ".lengths")}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The recordings that are decoded while a test runs."""
+    names: list[str] = []
+
+    def read(path: Path) -> np.ndarray:
+        names.append(path.name)
+        return read_audio(path)
+
+    monkeypatch.setattr(module, "read_audio", read)
+    return names
+
+
+WHOLE = {"mels.bin", "mels.lengths", "squares.bin", "squares.lengths"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "n_again"),
+    [
+        (lambda mels, lengths: lengths.write_bytes(lengths.read_bytes()[: 8 * 20]), -20),  # more is there than is sure
+        (lambda mels, lengths: lengths.write_bytes(lengths.read_bytes()[: 8 * 20 + 3]), -20),  # half a number
+        (lambda mels, lengths: mels.write_bytes(mels.read_bytes() + b"torn"), -50),
+        (lambda mels, lengths: mels.write_bytes(mels.read_bytes()[:-1]), 0),  # less than was said: trust nothing
+        (lambda mels, lengths: lengths.unlink(), 0),
+        (lambda mels, lengths: mels.unlink(), 0),
+    ],
+)
+def test_whatever_a_stop_left_the_next_call_ends_with_the_same_bytes(
+    damage: Callable[[Path, Path], None], n_again: int, encoder: Any, copy: Path, decoded: list[str]
+) -> None:
+    prepare(Dataset.open(copy), encoder)
+    n_all, expected = len(decoded), kept(copy)
+    assert set(expected) == WHOLE
+    assert n_all > 40
+    (folder,) = (copy / ".features").iterdir()
     (folder / "manifest.json").unlink()
-    np.save(folder / "mels.npy", before[:100])
-    assert (prepare(dataset, encoder).mels == before).all()
+    damage(folder / "mels.bin", folder / "mels.lengths")
+    decoded.clear()
+    prepare(Dataset.open(copy), encoder)
+    assert kept(copy) == expected
+    assert len(decoded) == max(0, n_all + n_again)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from biovita.data.dataset import Dataset
+from biovita.models import hub
+from biovita.train import features
+features.BLOCK, last = 8, int(sys.argv[2])
+read, n = features.read_audio, 0
+def counted(path):
+    global n
+    n += 1
+    if n > last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(path)
+features.read_audio = counted
+features.prepare(Dataset.open(Path(sys.argv[1])), hub.start("tiny", ["Rana temporaria", "Turdus merula"] * 3, seed=1))
+"""
+
+
+@pytest.mark.slow
+def test_after_a_kill_finished_blocks_are_kept_and_the_bytes_are_the_same(
+    encoder: Any, copy: Path, decoded: list[str]
+) -> None:
+    line = [sys.executable, "-c", KILLED, str(copy), "30"]
+    killed = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not list((copy / ".features").glob("*/manifest.json"))
+    prepare(Dataset.open(copy), encoder)
+    after = kept(copy)
+    assert 0 < len(decoded) <= len(after["mels.lengths"]) // 8 - 16
+    shutil.rmtree(copy / ".features")
+    prepare(Dataset.open(copy), encoder)
+    assert kept(copy) == after
+
+
+def test_who_comes_second_waits_until_the_first_has_decoded(
+    encoder: Any, copy: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = prepare(Dataset.open(copy), encoder)
+    (folder,) = (copy / ".features").iterdir()
+    manifest = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").unlink()
+    decoded.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with (folder / ".lock").open("w") as first:
+            fcntl.flock(first, fcntl.LOCK_EX)
+            second = pool.submit(prepare, Dataset.open(copy), encoder)
+            said = ""
+            while "another process decodes" not in said:
+                said += capsys.readouterr().err
+                assert not second.done()
+                time.sleep(0.01)
+            (folder / "manifest.json").write_bytes(manifest)
+        found = second.result(timeout=30)
+    assert (found.mels == expected.mels).all()
+    assert not decoded
+
+
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 16)
+    store = _Store(tmp_path / "mels", np.dtype(np.float16), (64,))
+    tracemalloc.start()
+    try:
+        store.fill(lambda path: np.full((800, 64), int(path), np.float16), [str(n) for n in range(200)], Progress("x"))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (store.path.with_suffix(".bin")).stat().st_size == 200 * 800 * 128
+    assert peak_bytes < 200 * 800 * 128 / 4
+    assert (store.rows()[::800, 0] == np.arange(200)).all()
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_decoded(
+    encoder: Any, copy: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TrainError, match=r"GB more, and 0\.0 GB are free.*--media fresh"):
+        prepare(Dataset.open(copy), encoder)
+    assert not decoded
+
+
+def test_a_row_is_as_long_as_its_mel_and_gives_its_own_picture(make_features: Callable[..., Features]) -> None:
+    features = make_features([(2, 1), (1, 2)], n_frames=300)
+    assert [features.n_frames(row) for row in range(3)] == [300] * 3
+    for row in range(3):
+        assert (features.square(row) == features.squares[row]).all()
 
 
 def test_a_file_that_went_bad_stops_the_stage_and_leaves_nothing_half_made(encoder: Any, copy: Path) -> None:

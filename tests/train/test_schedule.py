@@ -1,12 +1,14 @@
 """Rates and ramps at their edges."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from biovita.errors import ConfigError
-from biovita.train.recipe import Recipe
-from biovita.train.schedule import ramp_at, rate_at
+from biovita.train.recipe import Augment, Recipe
+from biovita.train.schedule import ramp_at, rate_at, weights_at
 
 
 def test_warm_up_grows_from_one_share_to_the_whole_rate() -> None:
@@ -56,6 +58,21 @@ def test_a_ramp_of_no_or_half_an_epoch_works() -> None:
     assert ramp_at(1, 1, Recipe(ramp_epochs=1.0)) == 1.0
 
 
+def test_each_of_two_losses_may_have_a_ramp_of_its_own_in_steps() -> None:
+    recipe = Recipe(audio_text=0.9, audio_image=0.2, image_text=0.1, ramp_steps=(600, 300), ramp_epochs=7.0)
+    found = [weights_at(step, 10, recipe) for step in (0, 150, 300, 600)]
+    assert [weights["at"] for weights in found] == [0.9] * 4
+    assert [weights["ai"] for weights in found] == pytest.approx([0, 0.05, 0.1, 0.2])
+    assert [weights["it"] for weights in found] == pytest.approx([0, 0.05, 0.1, 0.1])
+    assert weights_at(600, 10, recipe, gate_open=False) == {"at": 0.9, "ai": 0.0, "it": 0.0}
+
+
+def test_parameters_with_another_peak_follow_the_same_course() -> None:
+    recipe = Recipe(learning_rate=1e-4, schedule="cosine", warmup_steps=4)
+    for step in range(50):
+        assert rate_at(step, 50, recipe, 5e-6) == pytest.approx(rate_at(step, 50, recipe) / 20)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -70,12 +87,29 @@ def test_a_ramp_of_no_or_half_an_epoch_works() -> None:
         ({"max_logit_scale": 1.0}, "max_logit_scale is 1.0"),
         ({"max_per_species": 0, "min_per_species": 0}, "max_per_species is 0"),
         ({"validate_every": -1}, "validate_every is -1"),
+        ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"distinct_species": True, "hard_negatives": "genus"}, "exclude each other"),
         ({"min_per_species": 21}, "min_per_species 21 is larger than max_per_species 20"),
     ],
 )
 def test_a_recipe_that_cannot_work_names_its_fields(fields: dict[str, float], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Recipe(**fields)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"crop": 0.0}, "augment.crop is 0.0; it must be from 0.01 to 1"),
+        ({"mask_frames": 5000}, "augment.mask_frames is 5000"),
+        ({"background": 1.5}, "augment.background is 1.5"),
+        ({"background_snr_db": (9.0, 3.0)}, "the first must not exceed the second"),
+    ],
+)
+def test_augmentation_that_cannot_work_names_its_fields(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Augment(**fields)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """`biovita train`: one stage, from a run file."""
 
+import dataclasses
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,39 +18,57 @@ from biovita.files import read_json, sha256_file, sha256_json, write_bytes, writ
 from biovita.log import SETTINGS, duration, emit, say, warn
 from biovita.train.recipe import Recipe
 
-if TYPE_CHECKING:
-    from biovita.models.encoder import Encoder
-    from biovita.train.features import Features
-
-LOG, LABELS, RUN = "train_log.jsonl", "labels.csv", "run.json"
+LOG, LABELS, RUN, BEST = "train_log.jsonl", "labels.csv", "run.json", "best.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a model on a dataset folder."""
+    """Train a model on a dataset folder; on several processes under torchrun or accelerate launch."""
 
     data: Path
-    """Dataset folder; its train split is learned, its val split watched."""
+    """Dataset folder, or a folder of its shards; its train split is learned, its val split watched."""
     out: Path
     """Model folder to write. One that the same run has finished is left as it is; any other is refused."""
     from_: Annotated[str, tyro.conf.arg(name="from")] = "tiny"
     """Model folder or hub name to start from; or a size (tiny, small, paper) to start from random weights."""
+    media: Literal["kept", "fresh"] = "kept"
+    """Decode all media once and keep them beside the dataset; or decode at every draw, which takes no space."""
+    workers: int | None = None
+    """Processes that read ahead, for each training process; by default none for kept media, else one a core."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Also write the curves for these."""
+    smoke: bool = False
+    """Run the same stage on a few files, in seconds."""
     checkpoint_minutes: float = 10.0
     """Minutes between two checkpoints; a run that was stopped goes on from the last, with the same numbers."""
+    keep_checkpoints: int = 2
+    """So many of the newest checkpoints stay while the run goes on."""
     skip_damaged: bool = False
     """Go on from the checkpoint before a damaged one."""
+    cpu: bool = False
+    """Do not use a GPU that is there."""
+    compile: bool = False
+    """Compile the towers, which takes minutes at the first step."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
     recipe: Recipe = field(default_factory=Recipe)
     """Every number of the stage."""
 
 
 def run_train(config: Train) -> int:
     """Run one stage and write a model folder."""
-    from biovita.data.dataset import Dataset
+    from biovita.train.source import open_data
 
-    dataset = Dataset.open(config.data)
+    first = os.environ.get("RANK", "0") == "0"
+    SETTINGS.quiet |= not first
+    if config.smoke:
+        from biovita.train.smoke import smoke
+
+        config = dataclasses.replace(config, recipe=smoke(config.recipe))
+    data = open_data(config.data)
     weights = Path(config.from_) / "model.safetensors"
     start_sha256 = sha256_file(weights) if weights.is_file() else config.from_
-    key = sha256_json([plain(config.recipe), start_sha256, dataset.manifest["sha256"]])
+    key = sha256_json([plain(config.recipe), start_sha256, data.sha256, *(["smoke"] if config.smoke else [])])
     if is_finished(config.out, key):
         say(f"{config.out}: already trained by this very run; nothing to do")
         return 0
@@ -56,53 +76,94 @@ def run_train(config: Train) -> int:
     import torch
 
     from biovita.models import hub
+    from biovita.report.training import write_training_report
     from biovita.taxonomy.prompts import training_prompts
     from biovita.taxonomy.taxon import Taxon
+    from biovita.train import ranks
     from biovita.train.checkpoint import Checkpoints
-    from biovita.train.features import prepare
+    from biovita.train.engine import Engine
     from biovita.train.loop import train_stage
+    from biovita.train.source import open_source
+    from biovita.train.track import Trackers
+    from biovita.train.validate import look, odds
 
+    kept = config.media == "kept" and not config.smoke
+    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = (0 if kept else max(1, (os.cpu_count() or 1) // n_local)) if config.workers is None else config.workers
+    engine = Engine(
+        workers=workers,
+        cpu=config.cpu,
+        compiled=config.compile,
+        checkpoint_activations=config.checkpoint_activations,
+    )
+    engine.start()
     torch.manual_seed(config.recipe.seed)
-    taxa = {row["species"]: Taxon.from_row(row) for row in dataset.taxa.iter_rows(named=True)}
-    seen = sorted(dataset.media.filter(dataset.media["split"] == "train")["species"].unique())
+    taxa = {row["species"]: Taxon.from_row(row) for row in data.taxa.iter_rows(named=True)}
+    seen = sorted(data.media.filter(data.media["split"] == "train")["species"].unique())
     if config.from_ in ("tiny", "small", "paper"):
         names = [text for species in seen for text in training_prompts(taxa[species])]
         encoder = hub.start(config.from_, names, seed=config.recipe.seed)
     else:
         encoder = hub.load_encoder(config.from_)
-    features = prepare(dataset, encoder)
+    source = open_source(data, encoder, kept=kept, few=config.smoke)
     part = config.out.with_name(f".{config.out.name}.{key[:12]}.part")
-    for other in config.out.parent.glob(f".{config.out.name}.*.part"):
-        if other != part:
-            warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")
-    if not (part / LOG).is_file():
-        part.mkdir(parents=True, exist_ok=True)
-        earlier = encoder.folder / LOG if encoder.folder else None
-        write_bytes(part / LOG, earlier.read_bytes() if earlier and earlier.is_file() else b"")
-    with asked_to_stop() as stop:
+    if first:
+        for other in config.out.parent.glob(f".{config.out.name}.*.part"):
+            if other != part:
+                warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")
+        if not (part / LOG).is_file():
+            part.mkdir(parents=True, exist_ok=True)
+            earlier = encoder.folder / LOG if encoder.folder else None
+            write_bytes(part / LOG, earlier.read_bytes() if earlier and earlier.is_file() else b"")
+    ranks.barrier()
+    torch.manual_seed(config.recipe.seed + ranks.rank())  # for dropout
+
+    def open_track(done: int) -> Callable[[dict[str, float], int], None]:
+        if not (first and config.track):
+            return lambda numbers, step: None
+        trackers = Trackers(config.track, part, config.out.name, plain(config), done=done)
+        closing.callback(trackers.close)
+        return trackers.log
+
+    with asked_to_stop() as stop, ExitStack() as closing:
         facts = train_stage(
             encoder,
-            features,
-            [training_prompts(taxa[species]) for species in features.species],
+            source,
+            [training_prompts(taxa[species]) for species in source.species],
             config.recipe,
             log_path=part / LOG,
             checkpoints=Checkpoints(
-                part / "checkpoints", key, every_s=60 * config.checkpoint_minutes, skip_damaged=config.skip_damaged
+                part / "checkpoints",
+                key,
+                every_s=60 * config.checkpoint_minutes,
+                skip_damaged=config.skip_damaged,
+                keep=config.keep_checkpoints,
             ),
-            validate=lambda model: look(model, features),
+            validate=lambda model: look(model, source),
+            odds=odds(source),
             stop=stop,
+            engine=engine,
+            banks=data.folder / ".features" / "banks" if kept else None,
+            open_track=open_track,
         )
-    hub.save(encoder, part, card=card_of(config, dataset.manifest, facts))
-    write_text(part / LABELS, _labels(dataset))
+    if not first:
+        ranks.barrier()
+        return 0
+    hub.save(encoder, part, card=card_of(config, data.made_up, facts))
+    write_text(part / LABELS, _labels(data.taxa))
     write_json(
         part / RUN,
-        describe_run(config, key=key, start_sha256=start_sha256, dataset=dataset.manifest["sha256"], **facts),
+        describe_run(config, key=key, start_sha256=start_sha256, dataset=data.sha256, made_up=data.made_up, **facts),
     )
-    shutil.rmtree(part / "checkpoints", ignore_errors=True)
+    write_training_report(part)
+    for name in ("checkpoints", "banks"):
+        shutil.rmtree(part / name, ignore_errors=True)
+    (part / BEST).unlink(missing_ok=True)
     part.rename(config.out)
+    ranks.barrier()
     if SETTINGS.json:
         emit({"out": str(config.out), "n_steps": facts["n_steps"], "seconds": facts["seconds"], "last": facts["last"]})
-    say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}")
+    say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}; {config.out / 'training.html'}")
     return 0
 
 
@@ -138,48 +199,14 @@ def is_finished(out: Path, key: str) -> bool:
     raise ConfigError(f"{out}: exists and was not made by this run; remove it, or choose another --out")
 
 
-def look(encoder: "Encoder", features: "Features") -> dict[str, float]:
-    """Measure top-1 of the six directions on the validation split, among all its species.
-
-    A taxon scores as its best sample, as in the benchmark; species without the query or target modality sit out.
-    """
-    import numpy as np
-    import torch
-
-    from biovita.models.encoder import in_batches
-
-    val = {letter: features.rows(name, "val") for letter, name in (("a", "audio"), ("i", "image"))}
-    labels = {letter: rows["label"].to_numpy() for letter, rows in val.items()}
-    labels["t"] = np.unique(np.concatenate(list(labels.values())))
-    vectors: dict[str, Any] = {"t": encoder.embed_text([features.species[label] for label in labels["t"]])}
-    with torch.inference_mode():
-        for letter, tower in (("a", encoder.model.audio_vectors), ("i", encoder.model.image_vectors)):
-            parts = []
-            for rows in in_batches(val[letter]["row"], 32):
-                if letter == "a":
-                    batch = torch.from_numpy(np.stack([features.mel(row, 0.0) for row in rows]))
-                else:
-                    batch = encoder.processor.pixels(torch.from_numpy(features.squares[rows]))
-                parts.append(tower(batch.to(encoder.device)).cpu().numpy())
-            vectors[letter] = np.concatenate(parts) if parts else np.empty((0, vectors["t"].shape[1]), np.float32)
-    top1 = {}
-    for query, target in ("at", "ta", "ai", "ia", "it", "ti"):
-        asked = np.isin(labels[query], labels[target])
-        if asked.any():
-            scores = vectors[query][asked] @ vectors[target].T
-            top1[f"{query}2{target}"] = float((labels[target][scores.argmax(1)] == labels[query][asked]).mean())
-    return top1
-
-
-def _labels(dataset: Any) -> str:
+def _labels(taxa: Any) -> str:
     from biovita.taxonomy.rank import LEVELS
 
-    return dataset.taxa.select(LEVELS).sort("species").write_csv()
+    return taxa.select(LEVELS).sort("species").write_csv()
 
 
-def card_of(config: Train, manifest: dict[str, Any], facts: dict[str, Any]) -> str:
+def card_of(config: Train, made_up: bool, facts: dict[str, Any]) -> str:
     """Write the model card: what it is, what it learned from, how, and what it must not be used for."""
-    made_up = bool(manifest.get("made_up"))
     recipe = "\n".join(f"| {name} | {value} |" for name, value in plain(config.recipe).items())
     warning = "\n**Trained on a made-up biosphere: it knows nothing about real animals.**\n" if made_up else ""
     return f"""---

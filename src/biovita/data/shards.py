@@ -2,6 +2,8 @@
 
 A sample is one medium: `<sha256>.<flac|jpg|...>` beside `<sha256>.json`, its row of the media table. Samples are sorted
 by hash, so each shard is a draw from all species. Owner and time are fixed: the same dataset gives the same bytes.
+Beside them, `index.parquet` says where in which shard each medium lies, and `taxa.parquet` is the dataset's own: who
+opens the folder as `Shards` can draw media in any order, as from a dataset folder.
 
 webdataset writes. Reading is stricter than webdataset: headers are read one by one, and whatever is not a plain file
 with a name that we write (links, folders, long-name and pax headers, other suffixes) is refused. Nothing is extracted.
@@ -13,17 +15,21 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn, Self
 
 import polars as pl
 from webdataset import TarWriter, utils  # pyright: ignore[reportAttributeAccessIssue]
 
-from biovita.data.dataset import MEDIA_SCHEMA, Dataset
+from biovita.data.dataset import MEDIA_SCHEMA, TAXA_SCHEMA, Dataset
 from biovita.data.export import MEDIA_TYPES, claim, fill, identity, known_splits, read_medium, sizes_bytes
 from biovita.errors import DatasetError, MediaError
 from biovita.files import atomic_path, read_manifest, write_manifest
 from biovita.log import Progress
+from biovita.media.held import Held
+from biovita.tables import write_table
 
 # as WDS_SECURE=1: whoever reads through webdataset in this process runs no shell and no pickle
 utils.enforce_security = True  # pyright: ignore[reportAttributeAccessIssue]
@@ -34,14 +40,17 @@ MEMBER: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9]+)")
 OWNER: Final = "biovita"
 MODE: Final = 0o644
 PICKLES: Final = ("pickle", "pkl", "pyd", "pt", "pth", "ckpt", "joblib", "npy", "npz")
+ADDRESS: Final = re.compile(rf"({SHARD_NAME.pattern})/(\d{{1,15}})\+(\d{{1,15}})/({MEMBER.pattern})")
 NOT_IN_RECORD: Final = ("path", "fingerprint")
+INDEX, TAXA = "index.parquet", "taxa.parquet"
+INDEX_SCHEMA: Final = {name: dtype for name, dtype in MEDIA_SCHEMA.items() if name != "fingerprint"}
 BLOCK: Final = 512  # of a tar file
 
 
 def write_shards(
     dataset: Dataset, out: Path, *, split: str | None = None, shard_bytes: int = SHARD_BYTES
 ) -> dict[str, Any]:
-    """Write `train-000000.tar` and so on, with a manifest; a finished shard is not written again.
+    """Write `train-000000.tar` and so on, an index and a manifest; a finished shard is not written again.
 
     Args:
         dataset: a finished dataset folder.
@@ -60,7 +69,7 @@ def write_shards(
     if not len(media):
         raise DatasetError(f"{dataset.folder}: no media in {', '.join(splits)}")
     request = {"kind": "shards", "dataset": identity(dataset), "splits": list(splits), "shard_bytes": shard_bytes}
-    if manifest := claim(out, request):
+    if (manifest := claim(out, request)) and INDEX in manifest["sha256"]:
         return manifest
     samples: dict[str, int] = {}
     with Progress("shard", len(media), "files") as bar:
@@ -72,7 +81,22 @@ def write_shards(
                     _write_shard(dataset, rows[start:end], out / shard)
                 samples[shard] = end - start
                 bar.advance(end - start)
-    return write_manifest(out, list(samples), **request, samples=samples, made_up=dataset.manifest["made_up"])
+    write_table(out / INDEX, _index(media, out, samples), INDEX_SCHEMA)
+    write_table(out / TAXA, dataset.taxa, TAXA_SCHEMA)
+    facts = {**request, "samples": samples, "made_up": dataset.manifest["made_up"]}
+    return write_manifest(out, [*samples, INDEX, TAXA], **facts)
+
+
+def _index(media: pl.DataFrame, out: Path, samples: dict[str, int]) -> pl.DataFrame:
+    """Replace the path of every medium by its address, as the headers of the shards give it."""
+    parts = []
+    for shard in samples:
+        with (out / shard).open("rb") as file:
+            places = [(name, f"{shard}/{at}+{size}/{name}") for name, at, size in _members(file, out / shard)]
+        parts.append(pl.DataFrame(places, {"name": pl.String, "path": pl.String}, orient="row"))
+    found = pl.concat(parts).with_columns(pl.col("name").str.extract(r"^(\w+)").alias("sha256"))
+    found = found.filter(~pl.col("name").str.ends_with(".json"))
+    return media.drop("path").join(found, on="sha256", validate="1:1").sort("media_id")
 
 
 def _write_shard(dataset: Dataset, rows: pl.DataFrame, path: Path) -> None:
@@ -88,6 +112,64 @@ def _write_shard(dataset: Dataset, rows: pl.DataFrame, path: Path) -> None:
 
 def _plain(name: str) -> pl.Expr:
     return pl.col(name).dt.to_string("iso:strict").alias(name) if MEDIA_SCHEMA[name].is_temporal() else pl.col(name)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A finished folder of shards whose media are read in any order; it offers what training needs of a `Dataset`."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder by its manifest.
+
+        Raises:
+            DatasetError: it is unfinished, holds something else, or has no index.
+        """
+        manifest = read_manifest(folder)
+        if manifest.get("kind") != "shards":
+            raise DatasetError(f"{folder}: holds no shards; make them with `biovita data shard`")
+        if INDEX not in manifest["sha256"]:
+            raise DatasetError(
+                f"{folder}: has no {INDEX}, as shards of earlier versions; the `biovita data shard` that made it adds "
+                "that, if called again, and writes no shard anew"
+            )
+        return cls(Path(folder), manifest)
+
+    @cached_property
+    def media(self) -> pl.DataFrame:
+        """One row a medium, sorted by media_id (INDEX_SCHEMA); `path` says SHARD/OFFSET+SIZE/SHA256.SUFFIX."""
+        return pl.read_parquet(self.folder / INDEX)
+
+    @cached_property
+    def taxa(self) -> pl.DataFrame:
+        """One row a species, sorted by name (TAXA_SCHEMA)."""
+        return pl.read_parquet(self.folder / TAXA)
+
+    def path(self, address: str) -> Held:
+        """Read a medium that `media.path` names, and prove it by its hash.
+
+        Raises:
+            DatasetError: this is no address.
+            MediaError: the shard ends before the medium does, or holds other bytes.
+        """
+        found = ADDRESS.fullmatch(address)
+        if not found:
+            raise DatasetError(f"{self.folder / INDEX}: '{address}' is no SHARD/OFFSET+SIZE/SHA256.SUFFIX")
+        shard, offset, size, name, sha256, _ = found.groups()
+        try:
+            with (self.folder / shard).open("rb", buffering=0) as file:
+                file.seek(int(offset))
+                content = file.read(min(int(size), (self.folder / shard).stat().st_size))
+        except OSError as error:
+            raise MediaError("unreadable", f"{self.folder / shard}: {error.strerror}") from error
+        if len(content) < int(size):
+            _refuse("truncated", self.folder / shard, f"ends within {name}")
+        if hashlib.sha256(content).hexdigest() != sha256:
+            _refuse("corrupt", self.folder / shard, f"{name} has other bytes than its name says")
+        return Held(str(self.folder / shard / name), content)
 
 
 def read_shards(folder: Path, *, split: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,7 +213,8 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise MediaError("not_regular_file", f"{path}: a shard is a plain file")
     key, sample = "", {}
     with path.open("rb") as file:
-        for name, content in _members(file, path):
+        for name, _, size in _members(file, path):
+            content = file.read(size)
             member_key, suffix = _key_and_suffix(name, path)
             if member_key != key:
                 if key:
@@ -146,8 +229,11 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield key, _whole(key, sample, path)
 
 
-def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, bytes]]:
-    """Read header by header; only plain files are let through, and only zeros may follow the end."""
+def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of each member, while the file stands at its first byte.
+
+    Only plain files are let through, and only zeros may follow the end.
+    """
     size_bytes = path.stat().st_size
     while any(header := file.read(BLOCK)):
         if len(header) < BLOCK:
@@ -161,7 +247,9 @@ def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, bytes]]:
         padded = -(-member.size // BLOCK) * BLOCK
         if member.size < 0 or padded > size_bytes - file.tell():
             _refuse("truncated", path, f"'{member.name}' is said to have {member.size} bytes")
-        yield member.name, file.read(padded)[: member.size]
+        offset = file.tell()
+        yield member.name, offset, member.size
+        file.seek(offset + padded)
     if len(header) < BLOCK or not (rest := file.read()):  # an archive ends with two blocks of zeros
         _refuse("truncated", path, "the end is missing")
     if any(rest):

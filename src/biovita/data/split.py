@@ -50,10 +50,10 @@ def split(media: pl.DataFrame, *, seed: int, withheld: float) -> Split:
         DatasetError: there are not enough species that may be withheld.
     """
     # names are looked up once; numbers do the rest
-    groups = media.select(pl.col("group").unique()).with_row_index("number")
     cells = media.select("species", "modality").unique().sort("species", "modality").with_row_index("cell")
-    rows = media.select("group", "species", "modality").join(groups, on="group", how="left", maintain_order="left")
+    rows = media.select("species", "modality", number=pl.col("group").rank("dense") - 1)
     rows = rows.join(cells, on=["species", "modality"], how="left", maintain_order="left").select("number", "cell")
+    groups = _groups(media["group"], rows["number"])
     entries = rows.group_by("number", "cell").agg(n=pl.len())
     hidden = choose_withheld(media, _shared(entries, cells), seed=seed, withheld=withheld)
     unseen = entries.join(cells.filter(pl.col("species").is_in(list(hidden))), on="cell", how="semi")
@@ -104,10 +104,20 @@ def choose_withheld(media: pl.DataFrame, shared: Collection[str], *, seed: int, 
     return {name for class_, names in of_class.items() for name in names[: quota[class_]]}
 
 
+def _groups(names: pl.Series, numbers: pl.Series) -> pl.DataFrame:
+    """List each `number` with its `group`."""
+    row = np.zeros(numbers.n_unique(), np.int64)
+    row[numbers.to_numpy()] = np.arange(len(numbers))
+    return pl.DataFrame({"group": names.gather(row)}).with_row_index("number")
+
+
 def _shared(entries: pl.DataFrame, cells: pl.DataFrame) -> set[str]:
     """Name the species that have a group in common with another."""
-    owners = entries.select("number", kind=cells["species"].rle_id().gather(entries["cell"])).unique()
-    kinds = owners.filter(pl.col("number").is_duplicated())["kind"].unique()
+    number, kind = entries["number"].to_numpy(), cells["species"].rle_id().gather(entries["cell"]).to_numpy()
+    one_of = np.zeros(int(number.max(initial=0)) + 1, kind.dtype)
+    one_of[number] = kind  # any one of the group's species
+    others = kind != one_of[number]
+    kinds = np.unique([kind[others], one_of[number][others]])
     return set(cells["species"].unique(maintain_order=True).gather(kinds))
 
 

@@ -23,6 +23,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from biovita.errors import MediaError
+from biovita.media.held import Held, as_file
 from biovita.media.sniff import is_mp3_frame
 
 SAMPLE_RATE_HZ = 48_000
@@ -51,7 +52,7 @@ class AudioInfo(NamedTuple):
     n_channels: int
 
 
-def read_audio(path: Path, *, start_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
+def read_audio(path: Path | Held, *, start_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
     """Read a window of a sound as float32 [n_samples], mono (mean of the channels), at 48 kHz.
 
     A window that reaches past the end is shorter than asked, down to no samples; `window.fit` pads it.
@@ -66,7 +67,7 @@ def read_audio(path: Path, *, start_s: float = 0.0, duration_s: float | None = N
     """
     if start_s < 0 or (duration_s is not None and duration_s < 0):
         raise ValueError(f"window of {duration_s} s at {start_s} s: both must be at least 0")
-    wave, rate_hz, span = _read(Path(path), start_s, duration_s)
+    wave, rate_hz, span = _read(as_file(path), start_s, duration_s)
     return _resample(wave, rate_hz, span)
 
 
@@ -91,7 +92,7 @@ def audio_info(path: Path) -> AudioInfo:
     path = Path(path)
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
         with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
-            if _seeks(file, None):
+            if _seeks(file, path, None):
                 return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
     with _opened(path) as container:
         stream = container.streams.audio[0]
@@ -326,11 +327,11 @@ def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
     return np.ascontiguousarray(wave, np.float32)
 
 
-def _seeks(file: soundfile.SoundFile, stop: int | None) -> bool:
+def _seeks(file: soundfile.SoundFile, path: Path | Held, stop: int | None) -> bool:
     """Say whether soundfile finds the samples before `stop`, or the end, where FFmpeg finds them."""
     if file.format != "MP3":
         return 0 < file.frames < UNKNOWN_FRAMES
-    with Path(file.name).open("rb") as raw:
+    with path.open("rb") as raw:
         if mp3_stated_s(raw) is not None:
             return True
         # it guesses the length and would cut the sound there; and what precedes the first frame, each counts in its way
@@ -350,7 +351,7 @@ def _mp3_head(file: BinaryIO) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
+def _opened(path: Path | Held) -> Iterator[InputContainer]:
     """Open a sound with FFmpeg; what it or the system says against the file becomes our error, which names it."""
     try:
         with path.open("rb", buffering=0) as file, open_container(file) as container:
@@ -363,14 +364,15 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         raise MediaError("unreadable", f"{path}: {error.strerror}") from error
 
 
-def _read(path: Path, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
+def _read(path: Path | Held, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
     """Decode the samples from which a window can be resampled: mono, at their own rate; with the cut to be made."""
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
+        given = path.open() if isinstance(path, Held) else path
         # what it cannot read, for instance an MP3 with bytes behind its end, FFmpeg may
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(given) as file:
             first, stop, span = _window(start_s, duration_s, file.samplerate)
             is_whole = first == 0 and stop is None  # FFmpeg decodes Vorbis in half the time, but seeks past the place
-            if _seeks(file, stop) and not (is_whole and file.subtype == "VORBIS"):
+            if _seeks(file, path, stop) and not (is_whole and file.subtype == "VORBIS"):
                 return _read_soundfile(file, first, stop), file.samplerate, span
     return _read_pyav(path, start_s, duration_s)
 
@@ -384,7 +386,7 @@ def _read_soundfile(file: soundfile.SoundFile, first: int, stop: int | None) -> 
     return mix_down(frames[lead:].T)
 
 
-def _read_pyav(path: Path, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
+def _read_pyav(path: Path | Held, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
     with _opened(path) as container:
         stream = container.streams.audio[0]
         first, stop, span = _window(start_s, duration_s, stream.rate)

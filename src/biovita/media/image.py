@@ -12,6 +12,7 @@ import simplejpeg
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from biovita.errors import MediaError
+from biovita.media.held import Held, as_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # Pillow's JPEG plugin opens MPO by itself
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
@@ -21,14 +22,14 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          8: Image.Transpose.ROTATE_90}  # fmt: skip
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path | Held) -> Image.Image:
     """Read a picture: first frame, turned as its EXIF says, RGB; transparency becomes white.
 
     Raises:
         MediaError: the file is missing or does not decode.
     """
     try:
-        with Path(path).open("rb") as file, open_image(file) as image:
+        with as_file(path).open("rb") as file, open_image(file) as image:
             return to_rgb(image)
     except UnidentifiedImageError as error:
         raise MediaError("unsupported_format", f"{path}: not one of {', '.join(FORMATS)}") from error

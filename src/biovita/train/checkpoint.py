@@ -1,8 +1,11 @@
 """Checkpoints of a running stage: all it takes to go on as if nothing had happened.
 
 A checkpoint is a folder, `step-00000120`: what trains and all buffers (`model.safetensors`), the optimizer's moments
-(`optimizer.safetensors`), the random states (`random.safetensors`), and last the manifest with their hashes. The
-sampler needs none: its draws are a pure function of (seed, epoch, step).
+(`optimizer.safetensors`), averaged weights if there are any (`average.safetensors`), the random states of each process
+(`random-0.safetensors`), and last the manifest with their hashes and what the loop remembers. The sampler needs
+nothing: its draws are a pure function of (seed, epoch, index).
+
+With several processes the first writes, and the others wait; all read.
 """
 
 import shutil
@@ -13,14 +16,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file as read_tensors
+from safetensors.torch import save_file
 
 from biovita.errors import DatasetError, TrainError
 from biovita.files import MANIFEST, atomic_path, read_manifest, write_manifest
 from biovita.log import say, warn
+from biovita.train import ranks
 
-KEPT = 2  # newest complete ones
-FILES = ("model.safetensors", "optimizer.safetensors", "random.safetensors")
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 
 
 @dataclass
@@ -32,44 +36,77 @@ class Checkpoints:
         key: hash of what makes the run; those of another run are refused.
         every_s: seconds between two of them.
         skip_damaged: go on from the one before a damaged one, instead of stopping.
+        keep: so many of the newest complete ones stay.
     """
 
     folder: Path
     key: str
     every_s: float = 600.0
     skip_damaged: bool = False
+    keep: int = 2
     _saved_at: float = field(default_factory=time.monotonic, init=False)
 
     def is_due(self) -> bool:
         """Tell whether it is time for one."""
         return time.monotonic() - self._saved_at >= self.every_s
 
-    def save(self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state after `step` steps, then remove all but the newest complete ones."""
-        path = self.folder / f"step-{step:08d}"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        for name, tensors in zip(FILES, (_weights(model), _moments(optimizer), _random_states()), strict=True):
-            with atomic_path(path / name) as part:
-                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
-        write_manifest(path, list(FILES), step=step, key=self.key)
-        self._saved_at = time.monotonic()
-        complete = [older for older in self._newest_first() if (older / MANIFEST).is_file()]
-        for older in self._newest_first():
-            if older not in complete[:KEPT]:
-                shutil.rmtree(older)
+    def save(
+        self,
+        step: int,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, torch.Tensor],
+        state: dict[str, Any],
+    ) -> None:
+        """Write what holds after `step` steps, then remove all but the newest complete ones.
 
-    def resume(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Take the newest checkpoint's state on; return the number of steps it holds, 0 if there is none.
+        Args:
+            step: steps done.
+            model: whose trained parameters and buffers are kept.
+            optimizer: of these parameters.
+            average: averaged weights, if there are any.
+            state: plain numbers that the loop remembers.
+        """
+        path = self.folder / f"step-{step:08d}"
+        if ranks.rank() == 0:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        ranks.barrier()
+        write_tensors(path / _random_file(ranks.rank()), _random_states())
+        weights, moments = weights_of(model), _moments(optimizer)  # of all processes together, where they are sharded
+        if ranks.rank() == 0:
+            write_tensors(path / MODEL, weights)
+            write_tensors(path / OPTIMIZER, moments)
+            if average:
+                write_tensors(path / AVERAGE, average)
+        ranks.barrier()
+        if ranks.rank() == 0:
+            names = [MODEL, OPTIMIZER, *([AVERAGE] if average else []), *map(_random_file, range(ranks.world_size()))]
+            write_manifest(path, names, step=step, key=self.key, state=state, n_processes=ranks.world_size())
+            complete = [older for older in self._newest_first() if (older / MANIFEST).is_file()]
+            for older in self._newest_first():
+                if older not in complete[: self.keep]:
+                    shutil.rmtree(older)
+        ranks.barrier()
+        self._saved_at = time.monotonic()
+
+    def resume(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, torch.Tensor],
+        state: dict[str, Any],
+    ) -> int:
+        """Take the newest checkpoint's state on, in place; return the number of steps it holds, 0 if there is none.
 
         Raises:
-            TrainError: it is damaged, or of another run.
+            TrainError: it is damaged, or of another run, or of another number of processes.
         """
         for path in self._newest_first():
             if not (path / MANIFEST).is_file():
                 continue  # never finished
             try:
-                step = self._take(path, model, optimizer)
+                step = self._take(path, model, optimizer, average, state)
             except (DatasetError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
                 if not self.skip_damaged:
                     raise TrainError(
@@ -81,33 +118,60 @@ class Checkpoints:
             return step
         return 0
 
-    def _take(self, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def _take(
+        self,
+        path: Path,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: dict[str, torch.Tensor],
+        state: dict[str, Any],
+    ) -> int:
         manifest = read_manifest(path, verify=True)
         if manifest["key"] != self.key:
             raise TrainError(f"{path}: of another run; remove {self.folder.parent}, or choose another --out")
-        weights, moments, random = (load_file(path / name) for name in FILES)
-        own = _weights(model)
+        if manifest["n_processes"] != ranks.world_size():
+            raise TrainError(
+                f"{path}: of {manifest['n_processes']} processes, not {ranks.world_size()}; start as many, or remove "
+                f"{self.folder.parent}"
+            )
+        weights, moments, random = (
+            read_tensors(path / name) for name in (MODEL, OPTIMIZER, _random_file(ranks.rank()))
+        )
+        own = weights_of(model)
         if odd := sorted(own.keys() ^ weights.keys()):
             raise KeyError(f"{odd[0]} is in only one of the checkpoint and the model")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
-        state = optimizer.state_dict()
-        state["state"] = {}
+            for name, tensor in read_tensors(path / AVERAGE).items() if average else ():
+                average[name].copy_(tensor)
+        held = optimizer.state_dict()
+        held["state"] = {}
         for name, tensor in moments.items():
             number, moment = name.split(".")
-            state["state"].setdefault(int(number), {})[moment] = tensor
-        optimizer.load_state_dict(state)
+            held["state"].setdefault(int(number), {})[moment] = tensor
+        optimizer.load_state_dict(held)
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
+        state.update(manifest["state"])
         return int(manifest["step"])
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file; it is whole or it is not there."""
+    with atomic_path(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+
+
+def _random_file(rank: int) -> str:
+    return f"random-{rank}.safetensors"
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return what changes in training; the rest is in the model that the run started from."""
     trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
     return trained | dict(model.named_buffers())

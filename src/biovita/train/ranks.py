@@ -42,3 +42,9 @@ def own_rows(rows: torch.Tensor) -> torch.Tensor:
     if world_size() == 1:
         return rows
     return total(rows).chunk(world_size())[rank()]
+
+
+def barrier() -> None:
+    """Wait until all processes have come here."""
+    if world_size() > 1:
+        distributed.barrier()
