@@ -38,10 +38,11 @@ KINDS = {
     "with a bank": {"trained": ("audio_model.*", "audio_projection.*", "clip.text_model.*", "logit_scale")},
     "sigmoid": {"loss": "sigmoid", "same_species": "positive", "kinship": 0.3},
     "two batches a step": {"accumulate": 2},
+    "averaged": {"ema": 0.5, "keep": "best", "clip_gradient": 0.5},
 }
 
 GRADIENTS = ("plain", "in pieces", "sigmoid")
-STAGES = ("plain", "with a bank", "two batches a step")
+STAGES = ("plain", "with a bank", "two batches a step", "averaged", "sigmoid")
 
 pytestmark = pytest.mark.slow
 
@@ -120,14 +121,15 @@ def test_two_processes_have_the_loss_and_gradient_of_one(
             assert (two["slopes"][name] - slope).norm() <= 1e-6 * max(slope.norm(), 1e-6 * whole), (kind, name)
 
 
-def stage(features: Features, kind: str, folder: Path, seconds: float) -> None:
+def stage(features: Features, kind: str, folder: Path, seconds: float, *, sharded: bool = False) -> None:
     recipe = recipe_of(kind)
     encoder = hub.start("tiny", [text for texts in prompts_of(features) for text in texts], seed=1)
     if ranks.rank() == 0:
         folder.mkdir(exist_ok=True)
     ranks.barrier()
     train_stage(
-        encoder, features, prompts_of(features), recipe, log_path=folder / "log.jsonl", engine=Engine(cpu=True),
+        encoder, features, prompts_of(features), recipe, log_path=folder / "log.jsonl",
+        engine=Engine(cpu=True, sharded=sharded),
         checkpoints=Checkpoints(folder / "checkpoints", key="a run", every_s=seconds),
         validate=lambda encoder: {"a2t": encoder.model.logit_scale.item()},
     )  # fmt: skip
@@ -141,6 +143,10 @@ def stages(features: Features, folder: Path) -> None:
         stage(features, kind, folder / f"{kind} {ranks.world_size()}", 600.0)
     for seconds in (0.0, 600.0) if ranks.world_size() == 2 else ():
         stage(features, "plain", folder / "resumed", seconds)
+        stage(features, "averaged", folder / "sharded resumed", seconds, sharded=True)
+    if ranks.world_size() == 2:
+        for kind in ("averaged", "sigmoid"):
+            stage(features, kind, folder / f"{kind} sharded", 600.0, sharded=True)
     if ranks.world_size() == 2:
         refuse({"batch_size": 5}, "batch_size 5 is not a multiple of the 2 processes")
         refuse({"freeze_batch_norm": False}, "2 processes and freeze_batch_norm is false")
@@ -173,5 +179,12 @@ def test_a_stage_on_two_processes_goes_as_on_one_and_goes_on_bit_for_bit(
     assert (max((tmp_path / "resumed" / "checkpoints").iterdir()) / "random-1.safetensors").is_file()
     steps = [line["step"] for line in lines_of(tmp_path / "resumed") if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6, 6]
-    one, other = (torch.load(tmp_path / name / "1.pt", weights_only=True) for name in ("plain 2", "resumed"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    for pair in (("plain 2", "resumed"), ("averaged sharded", "sharded resumed")):
+        one, other = (torch.load(tmp_path / name / "1.pt", weights_only=True) for name in pair)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for kind in ("averaged", "sigmoid"):
+        lines, plain_lines = lines_of(tmp_path / f"{kind} sharded"), lines_of(tmp_path / f"{kind} 2")
+        for name in ("loss", "grad_norm", "logit_scale"):
+            one, other = ([line[name] for line in some if name in line] for some in (lines, plain_lines))
+            assert one == pytest.approx(other, rel=1e-3)
+            assert one[0] == pytest.approx(other[0], rel=1e-6 if name == "loss" else 1e-5)

@@ -51,6 +51,8 @@ class Train:
     """Compile the towers, which takes minutes at the first step."""
     checkpoint_activations: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    sharded: bool = False
+    """Spread weights and moments over the processes (FSDP) instead of keeping them all in each."""
     recipe: Recipe = field(default_factory=Recipe)
     """Every number of the stage."""
 
@@ -95,6 +97,7 @@ def run_train(config: Train) -> int:
         cpu=config.cpu,
         compiled=config.compile,
         checkpoint_activations=config.checkpoint_activations,
+        sharded=config.sharded,
     )
     engine.start()
     torch.manual_seed(config.recipe.seed)

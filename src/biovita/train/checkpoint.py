@@ -23,6 +23,7 @@ from biovita.errors import DatasetError, TrainError
 from biovita.files import MANIFEST, atomic_path, read_manifest, write_manifest
 from biovita.log import say, warn
 from biovita.train import ranks
+from biovita.train.sharding import all_whole, like
 
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 
@@ -73,7 +74,7 @@ class Checkpoints:
             path.mkdir(parents=True)
         ranks.barrier()
         write_tensors(path / _random_file(ranks.rank()), _random_states())
-        weights, moments = weights_of(model), _moments(optimizer)  # of all processes together, where they are sharded
+        weights, moments, average = all_whole(weights_of(model)), all_whole(_moments(optimizer)), all_whole(average)
         if ranks.rank() == 0:
             write_tensors(path / MODEL, weights)
             write_tensors(path / OPTIMIZER, moments)
@@ -142,14 +143,16 @@ class Checkpoints:
             raise KeyError(f"{odd[0]} is in only one of the checkpoint and the model")
         with torch.no_grad():
             for name, tensor in own.items():
-                tensor.copy_(weights[name])
+                tensor.copy_(like(tensor, weights[name]))
             for name, tensor in read_tensors(path / AVERAGE).items() if average else ():
-                average[name].copy_(tensor)
+                average[name].copy_(like(average[name], tensor))
         held = optimizer.state_dict()
         held["state"] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for name, tensor in moments.items():
             number, moment = name.split(".")
-            held["state"].setdefault(int(number), {})[moment] = tensor
+            spread = like(parameters[int(number)].data, tensor) if tensor.ndim else tensor  # a count is whole
+            held["state"].setdefault(int(number), {})[moment] = spread
         optimizer.load_state_dict(held)
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():

@@ -25,12 +25,14 @@ class Engine:
         cpu: do not use a GPU that is there.
         compiled: compile the towers, which takes minutes at the first step.
         checkpoint_activations: compute activations again in the backward pass, in less memory and a third more time.
+        sharded: spread weights and moments over the processes (FSDP) instead of keeping them all in each.
     """
 
     workers: int = 0
     cpu: bool = False
     compiled: bool = False
     checkpoint_activations: bool = False
+    sharded: bool = False
 
     def start(self) -> Accelerator:
         """Join the other processes, if torchrun or accelerate started several."""
@@ -59,4 +61,4 @@ class Engine:
         if self.compiled:
             for tower in (trainee.model.audio_model, trainee.model.clip.vision_model, trainee.model.clip.text_model):
                 tower.compile()
-        return accelerator.prepare(trainee)
+        return trainee if self.sharded and n > 1 else accelerator.prepare(trainee)

@@ -27,6 +27,7 @@ from biovita.train.feed import Feed
 from biovita.train.gate import Keeper
 from biovita.train.recipe import Recipe
 from biovita.train.schedule import rate_at, weights_at
+from biovita.train.sharding import all_whole, clip_gradient, like, sharded, share_numbers
 from biovita.train.source import Source
 from biovita.train.step import Step, letters_of
 from biovita.train.track import numbers_of
@@ -87,7 +88,8 @@ def train_stage(
         recipe: the stage.
         log_path: JSON lines, one a step, appended; steps that are done again after a kill appear again.
         checkpoints: where the run goes on from, and where it leaves its state.
-        validate: called with the encoder before the first step, every `validate_every` epochs and at the end.
+        validate: called with an encoder of the weights so far before the first step, every `validate_every` epochs
+            and at the end.
         odds: what a look's numbers mean, written beside them.
         stop: asked before every step; with a signal's number, the state is saved and the run ends.
         engine: how the stage runs; changes nothing but the last digits.
@@ -119,7 +121,10 @@ def train_stage(
     feed = Feed(source, encoder.processor, prompts, recipe, letters)
     if recipe.logit_scale:
         model.logit_scale.data.fill_(float(np.log(recipe.logit_scale)))
+    acting = sharded(encoder) if engine.sharded and ranks.world_size() > 1 else encoder
+    model = acting.model
     trainee = Trainee(model, recipe)
+    wrapped = engine.wrap(accelerator, trainee, recipe)
     optimizer = make_optimizer(trainee, recipe)
     mean = {name: tensor.clone() for name, tensor in weights_of(trainee).items()} if recipe.ema else {}
     keeper, looks = Keeper(recipe.gate), Looks()
@@ -127,7 +132,6 @@ def train_stage(
     keeper.take(facts["gate"])
     looks = Looks(**facts["looks"])
     track = open_track(step)
-    wrapped = engine.wrap(accelerator, trainee, recipe)
     work = Step(wrapped, encoder.processor, source.lineage, recipe, accelerator, kept)
     rate = Work(accelerator.device, recipe.precision)
     best = log_path.with_name(BEST)
@@ -138,9 +142,11 @@ def train_stage(
             return False
         model.eval()
         with Averaged(trainee, mean), autocast(accelerator.device, recipe.precision):
-            top1 = validate(encoder)
-            if looks.note(top1) and ranks.rank() == 0 and recipe.keep == "best":
-                write_tensors(best, weights_of(trainee))
+            top1 = validate(acting)
+            if looks.note(top1) and recipe.keep == "best":
+                weights = all_whole(weights_of(trainee))
+                if ranks.rank() == 0:
+                    write_tensors(best, weights)
         write({"stage": recipe.stage, "step": step, "val": top1, **(odds or {})})
         set_modes(model, freeze_batch_norm=recipe.freeze_batch_norm)
         return 0 < recipe.patience <= looks.since
@@ -195,9 +201,9 @@ def train_stage(
                     waited_s += inputs.waited_s
                     n_items += len(inputs.batch.label) * ranks.world_size()
             leave_out_later_ones(optimizer, step)
-            norm = torch.nn.utils.clip_grad_norm_(
-                [parameter for parameter in trainee.parameters() if parameter.requires_grad], recipe.clip_gradient
-            )
+            if acting is not encoder:
+                share_numbers(trainee.parameters())
+            norm = clip_gradient(trainee.parameters(), recipe.clip_gradient)
             if not torch.isfinite(norm):
                 raise not_finite("gradient", norm, step, inputs.batch, source, recipe, log_path)
             optimizer.step()
@@ -231,9 +237,11 @@ def train_stage(
     if recipe.keep == "best" and best.is_file():
         ranks.barrier()
         take_on(trainee, read_tensors(best))
+    if acting is not encoder:
+        encoder.model.load_state_dict(all_whole(model.state_dict()))
     if recipe.lora_rank:
-        lora.merge(model)
-    model.eval()
+        lora.merge(encoder.model)
+    encoder.model.eval()
     return {
         "n_steps": step,
         "seconds": time.monotonic() - started,
@@ -299,7 +307,7 @@ def take_on(trainee: Trainee, weights: dict[str, torch.Tensor]) -> None:
     """Copy weights in."""
     own = weights_of(trainee)
     for name, tensor in weights.items():
-        own[name].copy_(tensor)
+        own[name].copy_(like(own[name], tensor))
 
 
 def leave_out_later_ones(optimizer: torch.optim.Optimizer, step: int) -> None:

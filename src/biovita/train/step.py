@@ -111,7 +111,7 @@ class Step:
         pixels = None if inputs.squares is None else self.processor.pixels(inputs.squares.to(device))
         tokens = inputs.tokens and {name: tensor.to(device) for name, tensor in inputs.tokens.items()}
         mels = None if inputs.mels is None else inputs.mels.to(device)
-        absent = {letter for letter, given in (("a", mels), ("i", pixels)) if given is None} & self._learning
+        absent = {letter for letter, given in (("a", mels), ("i", pixels)) if given is None and letter in self._asked}
         if ranks.world_size() == 1 or not absent:
             return self.trainee(mels=mels, pixels=pixels, tokens=tokens)
         side = self.processor.image_processor.crop_size["height"]
@@ -121,7 +121,7 @@ class Step:
         if "i" in absent:
             pixels = torch.zeros(1, 3, side, side, **like)
         found = self.trainee(mels=mels, pixels=pixels, tokens=tokens)
-        for letter in absent:  # another process has some: this one must take part in adding up the gradients
+        for letter in absent:  # another process has some: this one must take its part in what they do together
             found["scale"] = found["scale"] + 0.0 * found.pop(letter).sum()
         return found
 
@@ -163,6 +163,10 @@ class Step:
 
     def _learns(self, name: str) -> bool:
         return name == "bias" or name in self._learning
+
+    @cached_property
+    def _asked(self) -> set[str]:
+        return set(letters_of(self.recipe)) - set(self.banks)
 
     @cached_property
     def _learning(self) -> set[str]:
