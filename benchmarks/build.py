@@ -368,7 +368,8 @@ def report(args: argparse.Namespace, load: float, runs: Runs, media: pl.DataFram
     print("# The dataset builder at full size, metadata only\n")
     print("Made-up species and records; no file is fetched or checked here.\n")
     print(
-        f"Command: `python benchmarks/build.py FOLDER --runs {args.runs}`; medians, every run in a process of its own. "
+        f"Command: `OMP_NUM_THREADS=1 python benchmarks/build.py FOLDER --runs {args.runs}`; medians, every run in a "
+        "process of its own. "
         f"Machine: {os.cpu_count()} cores, {platform.machine()}, load {load:.1f} before the first run; "
         f"Python {platform.python_version()}, polars {pl.__version__}, pandas {pd.__version__}.\n"
     )

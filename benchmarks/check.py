@@ -1,6 +1,6 @@
 """Checking sounds (hash, limits, silence, fingerprint, in a limited child) beside librosa merely loading them.
 
-    python benchmarks/check.py FOLDER [--runs 5] [--most 40]
+    OMP_NUM_THREADS=1 python benchmarks/check.py FOLDER [--runs 5] [--most 40]
 
 FOLDER holds recordings. The first of them (in order of a hash of their names, so from everywhere) are written as wav,
 flac, mp3 and ogg in their own rate and channels; an mp3 is taken as it is. Both sides take every file eight times with
@@ -122,7 +122,7 @@ def main() -> None:
             print(lines[-1], flush=True)
     PAGE.write_text(
         "# Checking a sound beside loading it with librosa\n\n"
-        f"    python benchmarks/check.py {args.folder} --runs {args.runs} --most {args.most}\n\n"
+        f"    OMP_NUM_THREADS=1 python benchmarks/check.py {args.folder} --runs {args.runs} --most {args.most}\n\n"
         f"{len(chosen)} recordings of {mean_s:.1f} s on average, each {TIMES} times, one worker, medians of "
         f"{args.runs} runs in turn; librosa {librosa.__version__}, Python {platform.python_version()}.\n"
         "Ours hashes, decodes every sample, judges, takes the fingerprint, and runs in a limited child, whose start\n"

@@ -39,7 +39,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models.hub",),
     "sklearn": ("report.space",),
     "matplotlib": ("report.plots", "report.card_plots"),
-    "jinja2": ("report.html", "report.training"),
+    "jinja2": ("report.html",),
     "dwca": ("sources.darwin_core",),
     "httpx": ("sources.http",),
     "httpcore": ("sources.http",),

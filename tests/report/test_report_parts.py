@@ -94,14 +94,14 @@ def test_the_sample_is_bounded_and_balanced(inputs: Inputs) -> None:
 
 def test_steps_count_on_across_stages() -> None:
     log = [{"stage": s, "step": n} for s, last in (("a", 3), ("b", 2), ("b", 2)) for n in range(1, last + 1)]
-    steps, stages = figures._steps_in_a_row(log)
+    steps, stages = figures.steps_in_a_row(log)
     assert steps == [1, 2, 3, 4, 5, 6, 7]
     assert stages == [("a", 0), ("b", 3), ("b", 5)]
 
 
 def test_a_long_curve_keeps_its_mean() -> None:
     points = [(float(i), float(i % 7)) for i in range(10_001)]
-    line = figures._binned(points, "c0")
+    line = figures.binned(points, "c0")
     assert len(line.x) == figures.N_BINS
     assert line.y.mean() == pytest.approx(3.0, abs=0.05)
 

@@ -18,7 +18,7 @@ from biovita.files import read_json, sha256_file, sha256_json, write_bytes, writ
 from biovita.log import SETTINGS, duration, emit, say, warn
 from biovita.train.recipe import Recipe
 
-LOG, LABELS, RUN, BEST = "train_log.jsonl", "labels.csv", "run.json", "best.safetensors"
+LOG, LABELS, RUN = "train_log.jsonl", "labels.csv", "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ def run_train(config: Train) -> int:
     data = open_data(config.data)
     weights = Path(config.from_) / "model.safetensors"
     start_sha256 = sha256_file(weights) if weights.is_file() else config.from_
-    key = sha256_json([plain(config.recipe), start_sha256, data.sha256, *(["smoke"] if config.smoke else [])])
+    extra = ["smoke"] if config.smoke else ["fresh"] if config.media == "fresh" else []  # they change the last digits
+    key = sha256_json([plain(config.recipe), start_sha256, data.sha256, *extra])
     if is_finished(config.out, key):
         say(f"{config.out}: already trained by this very run; nothing to do")
         return 0
@@ -84,7 +85,7 @@ def run_train(config: Train) -> int:
     from biovita.train import ranks
     from biovita.train.checkpoint import Checkpoints
     from biovita.train.engine import Engine
-    from biovita.train.loop import train_stage
+    from biovita.train.loop import BEST, train_stage
     from biovita.train.source import open_source
     from biovita.train.track import Trackers
     from biovita.train.validate import look, odds

@@ -39,7 +39,7 @@ def _interval(row: dict[str, Any] | None, top: str) -> plots.Interval | None:
 
 def curves(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Draw the training log: losses, temperature, rate, ramp, and top-1 on the validation split."""
-    steps, stages = _steps_in_a_row(log)
+    steps, stages = steps_in_a_row(log)
     train = [(x, row) for x, row in zip(steps, log, strict=True) if "val" not in row]
     looks = [(x, row["val"]) for x, row in zip(steps, log, strict=True) if "val" in row]
     begins = [begin for _, begin in stages]
@@ -50,7 +50,7 @@ def curves(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if points:
             name = f"curve-{key.replace('_', '-')}"
             alt = f"{title} over training steps: {points[0][1]:.3g} at first, {points[-1][1]:.3g} at the end"
-            lines = [_binned(part, colour) for part in _by_stage(points, stages)]
+            lines = [binned(part, colour) for part in by_stage(points, stages)]
             svg = plots.panel(lines, begins, n_steps=steps[-1], name=name, alt=alt, bottom=bottom)
             panels.append({"title": title, "svg": Markup(svg)})  # noqa: S704
 
@@ -79,7 +79,7 @@ def curves(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _steps_in_a_row(log: Sequence[dict[str, Any]]) -> tuple[list[float], list[tuple[str, float]]]:
+def steps_in_a_row(log: Sequence[dict[str, Any]]) -> tuple[list[float], list[tuple[str, float]]]:
     """Count steps on across stages; return the step of each line, and name and start of each stage."""
     steps: list[float] = []
     stages: list[tuple[str, float]] = []
@@ -93,13 +93,13 @@ def _steps_in_a_row(log: Sequence[dict[str, Any]]) -> tuple[list[float], list[tu
     return steps, stages
 
 
-def _by_stage(points: list[tuple[float, float]], stages: list[tuple[str, float]]) -> list[list[tuple[float, float]]]:
+def by_stage(points: list[tuple[float, float]], stages: list[tuple[str, float]]) -> list[list[tuple[float, float]]]:
     ends = [*(begin for _, begin in stages[1:]), math.inf]
     parts = [[p for p in points if begin < p[0] <= end] for (_, begin), end in zip(stages, ends, strict=True)]
     return [part for part in parts if part]
 
 
-def _binned(points: list[tuple[float, float]], colour: str) -> plots.Line:
+def binned(points: list[tuple[float, float]], colour: str) -> plots.Line:
     """Gather steps into at most N_BINS means, with the range between the 10th and the 90th percentile."""
     bins = np.array_split(np.array(points, float), min(N_BINS, max(1, len(points) // 5)))
     y = [part[:, 1] for part in bins]

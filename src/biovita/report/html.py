@@ -59,16 +59,21 @@ def write_report(
     return len(page.encode())
 
 
-def render(inputs: Inputs, *, title: str, seed: int) -> str:
-    """Compose the page."""
-    environment = Environment(
+def environment() -> Environment:
+    """Open the templates of all pages: everything escaped, nothing undefined."""
+    opened = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["n"] = tables.count_text
+    opened.filters["n"] = tables.count_text
+    return opened
+
+
+def render(inputs: Inputs, *, title: str, seed: int) -> str:
+    """Compose the page."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "report.js"))
     say("report: reading results")
     content: dict[str, Any] = {
@@ -99,11 +104,15 @@ def render(inputs: Inputs, *, title: str, seed: int) -> str:
     content["map"] = joint_map(inputs, seed=seed) if inputs.embeddings and inputs.catalogue else None
     content["gallery"] = make_gallery(inputs, seed=seed) if knows else None
     content["missing"] = missing(inputs)
-    return environment.get_template("report.html").render(
-        **content,
-        style=Markup(style),  # noqa: S704 - our own files
-        script=Markup(script),  # noqa: S704
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            **content,
+            style=Markup(style),  # noqa: S704 - our own files
+            script=Markup(script),  # noqa: S704
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
 
 

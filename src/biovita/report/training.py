@@ -6,15 +6,14 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from biovita.errors import ModelError
 from biovita.files import MANIFEST, read_json, write_text
 from biovita.log import duration
 from biovita.report import plots, tables
-from biovita.report.figures import DIRECTION_STYLE, _binned, _by_stage, _steps_in_a_row, curves
-from biovita.report.html import TEMPLATES
+from biovita.report.figures import DIRECTION_STYLE, binned, by_stage, curves, steps_in_a_row
+from biovita.report.html import TEMPLATES, environment
 from biovita.report.inputs import DIRECTIONS, read_log
 
 LOG, RUN, PAGE = "train_log.jsonl", "run.json", "training.html"
@@ -39,39 +38,35 @@ def write_training_report(folder: Path) -> Path:
     log, run = read_log(folder / LOG), read_json(folder / RUN)
     if not any("val" not in row for row in log):
         raise ModelError(f"{folder / LOG}: holds no step of training")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["n"] = tables.count_text
     runs = [read_json(model / RUN) for model in reversed(tables.stages(folder))]
     kept_best = {recipe["stage"] for run_ in runs if (recipe := run_["config"]["recipe"]).get("keep") == "best"}
     looks = before_and_after(log, kept_best)
-    page = environment.get_template("training.html").render(
-        title=Path(run["config"].get("out") or folder.resolve()).name,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        headline=headline(log, run, looks),
-        facts=facts(log, run),
-        made_up=[run_["config"]["recipe"]["stage"] for run_ in runs if is_made_up(run_)],
-        is_smoke=bool(run["config"].get("smoke")),
-        looks=looks,
-        curves=curves(log),
-        health=panels(log, [("grad_norm", "Norm of the gradient, before clipping", False)]),
-        speed=panels(log, SPEED),
-        directions=[(d, tables.DIRECTION_NAMES[d]) for d in DIRECTIONS],
-        direction_style=DIRECTION_STYLE,
-        parts=parts(run["trained_parameters"]),
-        trained=run["trained_parameters"],
-        recipe=recipe_table(runs),
+    page = (
+        environment()
+        .get_template("training.html")
+        .render(
+            title=Path(run["config"].get("out") or folder.resolve()).name,
+            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+            headline=headline(log, run, looks),
+            facts=facts(log, run),
+            made_up=[run_["config"]["recipe"]["stage"] for run_ in runs if is_made_up(run_)],
+            is_smoke=bool(run["config"].get("smoke")),
+            looks=looks,
+            curves=curves(log),
+            health=panels(log, [("grad_norm", "Norm of the gradient, before clipping", False)]),
+            speed=panels(log, SPEED),
+            directions=[(d, tables.DIRECTION_NAMES[d]) for d in DIRECTIONS],
+            direction_style=DIRECTION_STYLE,
+            parts=parts(run["trained_parameters"]),
+            trained=run["trained_parameters"],
+            recipe=recipe_table(runs),
+        )
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
 
 
-def by_stage(log: Log) -> dict[str, list[dict[str, Any]]]:
+def stages_of(log: Log) -> dict[str, list[dict[str, Any]]]:
     """Group the lines of a log by their stage, in order."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in log:
@@ -85,7 +80,7 @@ def before_and_after(log: Log, kept_best: Collection[str] = ()) -> list[dict[str
     `before` is the look at step 0, before anything trained; where the log has none, nothing is claimed about it.
     `after` is the last look; for the stages of `kept_best` the one with the highest mean, whose weights they kept.
     """
-    looks = {stage: [row for row in rows if row.get("val")] for stage, rows in by_stage(log).items()}
+    looks = {stage: [row for row in rows if row.get("val")] for stage, rows in stages_of(log).items()}
     found = [_look(n, stage, rows, stage in kept_best) for n, (stage, rows) in enumerate(looks.items()) if rows]
     return found[::-1]
 
@@ -158,7 +153,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def headline(log: Log, run: dict[str, Any], looks: Sequence[dict[str, Any]]) -> list[str]:
     """Say in words what came of it, a sentence a stage, and what cannot be told."""
-    names = list(by_stage(log))
+    names = list(stages_of(log))
     n_steps = sum("val" not in row for row in log)
     start = run["config"].get("from_")
     said = [
@@ -180,7 +175,7 @@ def headline(log: Log, run: dict[str, Any], looks: Sequence[dict[str, Any]]) -> 
 
 def facts(log: Log, run: dict[str, Any]) -> list[tuple[str, str]]:
     """List what ran and how fast; the speed is that of the last stage."""
-    steps = [row for row in list(by_stage(log).values())[-1] if "val" not in row]
+    steps = [row for row in list(stages_of(log).values())[-1] if "val" not in row]
     speed, wait, peak = ([row[key] for row in steps if row.get(key) is not None] for key, *_ in SPEED)
     machine = run.get("machine", {})
     rows = [
@@ -207,12 +202,12 @@ def is_made_up(run: dict[str, Any]) -> bool:
 
 def panels(log: Log, wanted: Sequence[tuple[str, str, bool]]) -> list[dict[str, Any]]:
     """Draw numbers over steps, a panel each; those that the log does not have are left out."""
-    steps, stages = _steps_in_a_row(log)
+    steps, stages = steps_in_a_row(log)
     drawn = []
     for key, title, percent in wanted:
         points = [(x, row[key]) for x, row in zip(steps, log, strict=True) if row.get(key) is not None]
         if points:
-            lines = [_binned(part, "ink") for part in _by_stage(points, stages)]
+            lines = [binned(part, "ink") for part in by_stage(points, stages)]
             begins = [begin for _, begin in stages]
             name, alt = f"curve-{key.replace('_', '-')}", f"{title} over training steps"
             svg = plots.panel(lines, begins, n_steps=steps[-1], name=name, alt=alt, percent=percent, bottom=0.0)

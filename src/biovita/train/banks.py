@@ -86,7 +86,7 @@ def fill_banks(
         if letter == "t":
             things = [list(texts) for texts in prompts]
         else:
-            things = source.media.filter(modality="image").sort("row")["media_id"].to_list()
+            things = source.media.filter(modality="image").sort("row")["sha256"].to_list()
         mirrored = bool(recipe.flip_images) and letter == "i"
         made_of = [
             letter,

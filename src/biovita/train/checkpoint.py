@@ -29,6 +29,23 @@ MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "avera
 
 
 @dataclass
+class State:
+    """What a run is made of between two steps.
+
+    Attributes:
+        model: whose trained parameters and buffers are kept.
+        optimizer: of these parameters.
+        average: averaged weights, if there are any.
+        memory: plain numbers that the loop remembers.
+    """
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, torch.Tensor]
+    memory: dict[str, Any]
+
+
+@dataclass
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -51,22 +68,12 @@ class Checkpoints:
         """Tell whether it is time for one."""
         return time.monotonic() - self._saved_at >= self.every_s
 
-    def save(
-        self,
-        step: int,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, torch.Tensor],
-        state: dict[str, Any],
-    ) -> None:
+    def save(self, step: int, state: State) -> None:
         """Write what holds after `step` steps, then remove all but the newest complete ones.
 
         Args:
             step: steps done.
-            model: whose trained parameters and buffers are kept.
-            optimizer: of these parameters.
-            average: averaged weights, if there are any.
-            state: plain numbers that the loop remembers.
+            state: what to keep.
         """
         path = self.folder / f"step-{step:08d}"
         if ranks.rank() == 0:
@@ -74,7 +81,7 @@ class Checkpoints:
             path.mkdir(parents=True)
         ranks.barrier()
         write_tensors(path / _random_file(ranks.rank()), _random_states())
-        weights, moments, average = all_whole(weights_of(model)), all_whole(_moments(optimizer)), all_whole(average)
+        weights, moments, average = map(all_whole, (weights_of(state.model), _moments(state.optimizer), state.average))
         if ranks.rank() == 0:
             write_tensors(path / MODEL, weights)
             write_tensors(path / OPTIMIZER, moments)
@@ -83,7 +90,7 @@ class Checkpoints:
         ranks.barrier()
         if ranks.rank() == 0:
             names = [MODEL, OPTIMIZER, *([AVERAGE] if average else []), *map(_random_file, range(ranks.world_size()))]
-            write_manifest(path, names, step=step, key=self.key, state=state, n_processes=ranks.world_size())
+            write_manifest(path, names, step=step, key=self.key, state=state.memory, n_processes=ranks.world_size())
             complete = [older for older in self._newest_first() if (older / MANIFEST).is_file()]
             for older in self._newest_first():
                 if older not in complete[: self.keep]:
@@ -91,13 +98,7 @@ class Checkpoints:
         ranks.barrier()
         self._saved_at = time.monotonic()
 
-    def resume(
-        self,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, torch.Tensor],
-        state: dict[str, Any],
-    ) -> int:
+    def resume(self, state: State) -> int:
         """Take the newest checkpoint's state on, in place; return the number of steps it holds, 0 if there is none.
 
         Raises:
@@ -107,7 +108,7 @@ class Checkpoints:
             if not (path / MANIFEST).is_file():
                 continue  # never finished
             try:
-                step = self._take(path, model, optimizer, average, state)
+                step = self._take(path, state)
             except (DatasetError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
                 if not self.skip_damaged:
                     raise TrainError(
@@ -119,14 +120,7 @@ class Checkpoints:
             return step
         return 0
 
-    def _take(
-        self,
-        path: Path,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: dict[str, torch.Tensor],
-        state: dict[str, Any],
-    ) -> int:
+    def _take(self, path: Path, state: State) -> int:
         manifest = read_manifest(path, verify=True)
         if manifest["key"] != self.key:
             raise TrainError(f"{path}: of another run; remove {self.folder.parent}, or choose another --out")
@@ -138,26 +132,26 @@ class Checkpoints:
         weights, moments, random = (
             read_tensors(path / name) for name in (MODEL, OPTIMIZER, _random_file(ranks.rank()))
         )
-        own = weights_of(model)
+        own = weights_of(state.model)
         if odd := sorted(own.keys() ^ weights.keys()):
             raise KeyError(f"{odd[0]} is in only one of the checkpoint and the model")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(like(tensor, weights[name]))
-            for name, tensor in read_tensors(path / AVERAGE).items() if average else ():
-                average[name].copy_(like(average[name], tensor))
-        held = optimizer.state_dict()
+            for name, tensor in read_tensors(path / AVERAGE).items() if state.average else ():
+                state.average[name].copy_(like(state.average[name], tensor))
+        held = state.optimizer.state_dict()
         held["state"] = {}
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
         for name, tensor in moments.items():
             number, moment = name.split(".")
             spread = like(parameters[int(number)].data, tensor) if tensor.ndim else tensor  # a count is whole
             held["state"].setdefault(int(number), {})[moment] = spread
-        optimizer.load_state_dict(held)
+        state.optimizer.load_state_dict(held)
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
-        state.update(manifest["state"])
+        state.memory.update(manifest["state"])
         return int(manifest["step"])
 
     def _newest_first(self) -> list[Path]:

@@ -21,7 +21,7 @@ from biovita.models.encoder import Encoder
 from biovita.train import lora, ranks
 from biovita.train.banks import fill_banks
 from biovita.train.batches import Batch, Sampler
-from biovita.train.checkpoint import Checkpoints, read_tensors, weights_of, write_tensors
+from biovita.train.checkpoint import Checkpoints, State, read_tensors, weights_of, write_tensors
 from biovita.train.engine import Engine
 from biovita.train.feed import Feed
 from biovita.train.gate import Keeper
@@ -128,9 +128,10 @@ def train_stage(
     optimizer = make_optimizer(trainee, recipe)
     mean = {name: tensor.clone() for name, tensor in weights_of(trainee).items()} if recipe.ema else {}
     keeper, looks = Keeper(recipe.gate), Looks()
-    step = checkpoints.resume(trainee, optimizer, mean, facts := {"gate": keeper.state(), "looks": vars(looks)})
-    keeper.take(facts["gate"])
-    looks = Looks(**facts["looks"])
+    state = State(trainee, optimizer, mean, {"gate": keeper.state(), "looks": vars(looks)})
+    step = checkpoints.resume(state)
+    keeper.take(state.memory["gate"])
+    looks = Looks(**state.memory["looks"])
     track = open_track(step)
     work = Step(wrapped, encoder.processor, source.lineage, recipe, accelerator, kept)
     rate = Work(accelerator.device, recipe.precision)
@@ -157,9 +158,6 @@ def train_stage(
             log.flush()
             track(numbers_of(line), step)
 
-    def state() -> dict[str, Any]:
-        return {"gate": keeper.state(), "looks": vars(looks)}
-
     started, record = time.monotonic(), {}
     if ranks.rank() == 0:
         drop_torn_line(log_path)
@@ -176,7 +174,8 @@ def train_stage(
             is_due = ranks.rank() == 0 and checkpoints.is_due()
             signal, due = ranks.highest(torch.tensor([stop() or 0, is_due], device=accelerator.device)).tolist()
             if signal or due:
-                checkpoints.save(step, trainee, optimizer, mean, state())
+                state.memory = {"gate": keeper.state(), "looks": vars(looks)}
+                checkpoints.save(step, state)
             if signal:
                 raise StoppedError(f"{recipe.stage}: stopped after step {step:,} of {n_steps:,}", signal)
             begun = time.monotonic()
