@@ -12,6 +12,7 @@ import subprocess
 import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -112,7 +113,7 @@ def switches_of(schema: type, prefix: str = "") -> set[str]:
 def with_values(words: Sequence[str], switches: set[str]) -> list[str]:
     """Let a switch alone mean True."""
     found = []
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
         found += [word, "True"] if word in switches and following.startswith("-") else [word]
     return found
 

@@ -31,6 +31,10 @@ def test_every_step_is_a_command_that_a_user_can_type() -> None:
             assert str(config.out) in str(parsed)
 
 
+def test_the_command_alone_is_the_whole_demo() -> None:
+    assert parse(Demo, [], prog="biovita demo") == Demo()
+
+
 def test_the_shares_of_the_steps_are_the_whole() -> None:
     assert sum(step.share for step in steps_of(Demo())) == pytest.approx(1.0)
 
