@@ -59,8 +59,12 @@ def without(loss: str) -> Stage:
 def faster(name: str) -> Stage:
     """Take a stage of the released code at ten times its rates, which were chosen for towers that know something."""
     recipe = tomllib.loads((RUNS / f"{name}.toml").read_text())["recipe"]
-    rates = [word for pattern, rate in recipe.get("rates", {}).items() for word in (pattern, str(10 * rate))]
-    flags = ["--recipe.learning-rate", str(10 * recipe["learning_rate"]), *(["--recipe.rates", *rates] if rates else [])]
+    flags = ["--recipe.learning-rate", str(10 * recipe["learning_rate"])]
+    if "rates" in recipe:
+        flags += [
+            "--recipe.rates",
+            *(w for pattern, rate in recipe["rates"].items() for w in (pattern, str(10 * rate))),
+        ]
     return Stage(name, tuple(flags))
 
 
