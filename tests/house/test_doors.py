@@ -13,6 +13,7 @@ SRC = ROOT / "src" / "biovita"
 DOORS: dict[str, tuple[str, ...]] = {
     "soundfile": ("media.audio",),
     "soxr": ("media.audio",),
+    "scipy": ("media.fingerprint",),
     "av": ("media.audio", "media.check_audio"),
     "PIL": (
         "media.*",

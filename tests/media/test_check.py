@@ -326,7 +326,7 @@ def test_the_child_loads_no_learning_library(tmp_path: Path) -> None:
     script = "import sys, biovita.media.check_child; print(sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout.replace("'", '"')))
-    assert not loaded & {"torch", "transformers", "polars", "pyarrow", "scipy", "sklearn", "matplotlib"}
+    assert not loaded & {"torch", "transformers", "polars", "pyarrow", "sklearn", "matplotlib"}
 
 
 def test_a_verdict_survives_json(tmp_path: Path) -> None:

@@ -388,7 +388,7 @@ def test_a_picture_too_large_for_the_memory_is_refused_and_the_next_one_kept(tmp
     image = Image.effect_noise((4000, 3000), 80).convert("RGBA")
     image.save(tmp_path / "a.png", compress_level=1)
     image.resize((300, 200)).save(tmp_path / "b.png")
-    found = list(check_files(sorted(tmp_path.iterdir()), limits=Limits(memory_bytes=130_000_000)))
+    found = list(check_files(sorted(tmp_path.iterdir()), limits=Limits(memory_bytes=160_000_000)))
     assert [v.reason for v in found] == ["too_many_pixels", None]
 
 
