@@ -188,7 +188,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         paths[what].parent.mkdir()
         paths[what].write_bytes(make(scratch))
     # one child, so that a file that harms it would show in the ones that follow
-    found = dict(zip(paths, check(*paths.values()), strict=True))
+    found = dict(zip(paths, check(*paths.values(), limits=Limits(seconds=30)), strict=True))
     assert [v.path for v in found.values()] == [str(path) for path in paths.values()]
     return found
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
+from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 
 N_BITS = 256
@@ -116,7 +117,8 @@ class AudioPrint:
         if n_slices <= 0:
             return
         plan = self.plan
-        slices = np.lib.stride_tricks.sliding_window_view(self.samples, plan.n_fft)[:: plan.hop][:n_slices]
+        n_bytes = self.samples.itemsize
+        slices = as_strided(self.samples, (n_slices, plan.n_fft), (plan.hop * n_bytes, n_bytes), writeable=False)
         first, stop = int(plan.whole[0]), int(plan.whole[-1]) + 1  # of the frequencies that lie in a band
         bands = [self.energy]
         for begin in range(0, n_slices, BATCH):
@@ -205,7 +207,8 @@ def _vertex(before: np.ndarray, here: np.ndarray, after: np.ndarray) -> np.ndarr
 
 def _mean_around(values: np.ndarray, reach: int) -> np.ndarray:
     """Mean over `reach` rows to either side, as far as there are any."""
-    total = np.pad(np.cumsum(values, axis=0), ((1, 0), (0, 0)))
+    total = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=total[1:])
     rows = np.arange(len(values))
     first, stop = np.maximum(0, rows - reach), np.minimum(len(values), rows + reach + 1)
     return (total[stop] - total[first]) / (stop - first)[:, None]
