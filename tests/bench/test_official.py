@@ -69,7 +69,7 @@ def test_the_layout_directly_in_a_folder_is_one_split(folder):
     assert set(bench.absent.values()) == {"no split seen"}
     assert len(bench.absent) == 18
     assert {scenario.split for scenario in open_bench(folder, "mine").present} == {"mine"}
-    assert bench.media_path("audio/0") == folder / "audio/0"
+    assert bench.files("audio")["1000"] == folder / "audio/0"
 
 
 def test_a_folder_named_seen_is_the_seen_split(folder):

@@ -7,12 +7,16 @@
 4. A candidate stands with all its samples. At genus and family level these are the samples of all its species, the
    query's own species among them, as in the release; in text, a name stands once for each of its species.
 
+Three rules may differ (`Rules`): as the paper says, the match may be another species of the query's genus or family;
+the others in a pool may be its relatives; every class may ask equally often.
+
 Each scenario draws from a stream of its own over sorted tables, so its content depends on seed and dataset alone.
 """
 
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +24,20 @@ import numpy as np
 import polars as pl
 
 from biovita.bench.official import join_lists, join_names, write_csv
-from biovita.bench.tasks import DIRECTIONS, LEVELS, SPLITS, Modality, Scenario, scenarios
+from biovita.bench.tasks import DIRECTIONS, LEVELS, SPLITS, Modality, Rules, Scenario, scenarios
 from biovita.data.dataset import Dataset
 from biovita.errors import BenchError
 from biovita.files import MANIFEST, read_manifest, sha256_file, sync_folder, write_manifest
 from biovita.log import progress, say, warn
 
 PURPOSE_POOL = 70
+PURPOSE_BALANCE = 72
 N_CANDIDATES = 100
 
 
-def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CANDIDATES) -> dict[str, Any]:
+def make_bench(
+    dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CANDIDATES, rules: Rules | None = None
+) -> dict[str, Any]:
     """Build the benchmark folder and return its manifest.
 
     Args:
@@ -38,6 +45,7 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
         out: the new folder; it appears only when it is complete.
         seed: of the pools; the same seed and dataset give the same bytes.
         n_candidates: taxa in a pool, where there are as many.
+        rules: of the pools and queries; None for those of the release.
 
     Raises:
         BenchError: a split has no sound, no picture, or no taxon with both; or `out` holds something already.
@@ -45,9 +53,16 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
     if n_candidates < 2:
         raise BenchError(f"--candidates {n_candidates}: a pool needs at least 2 taxa")
     dataset, out = Path(dataset), Path(out)
+    rules = rules or Rules()
     source = Dataset.open(dataset)
-    asked = {"seed": seed, "n_candidates": n_candidates, "dataset_sha256": sha256_file(dataset / MANIFEST)}
-    if (out / MANIFEST).is_file() and asked.items() <= (there := read_manifest(out)).items():
+    asked = {
+        "seed": seed,
+        "n_candidates": n_candidates,
+        "dataset_sha256": sha256_file(dataset / MANIFEST),
+    }
+    usual, chosen = asdict(Rules()), asdict(rules)
+    asked |= {rule: value for rule, value in chosen.items() if value != usual[rule]}
+    if (out / MANIFEST).is_file() and (asked | chosen).items() <= (usual | (there := read_manifest(out))).items():
         say(f"{out}: this benchmark is there already")
         return there
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -58,6 +73,7 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
     facts: dict[str, Any] = {"splits": {}, "scenarios": {}}
     species = media["species"].unique().sort().to_list()
     text_ids = dict(zip(species, slugs(species), strict=True))
+    orders = dict(media.sort("media_id").select("species", pl.col("order").fill_null("")).iter_rows())
     for split in SPLITS:
         try:
             indices = make_indices(media, split, text_ids)
@@ -65,7 +81,9 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
                 write_csv(part / split / f"{modality}_index.csv", index)
             facts["splits"][split] = {f"n_{modality}": len(index) for modality, index in indices.items()}
             for scenario in progress(scenarios(split), f"making {split}", unit="scenarios"):
-                task, pool = make_task(scenario, indices, seed=seed, n_candidates=n_candidates)
+                task, pool = make_task(
+                    scenario, indices, seed=seed, n_candidates=n_candidates, rules=rules, orders=orders
+                )
                 facts["scenarios"][str(scenario)] = {"n_queries": len(task), "n_candidates": pool}
                 write_csv(part / split / scenario.file, task)
         except BenchError as error:
@@ -85,7 +103,7 @@ def make_bench(dataset: Path, out: Path, *, seed: int, n_candidates: int = N_CAN
         **asked,
         dataset=os.path.relpath(dataset.resolve(), out.resolve()),
         made_up=bool(source.manifest.get("made_up")),
-        own_species_counts=True,
+        own_species_counts=rules.protocol == "any",
         **facts,
     )
     part.replace(out)
@@ -124,9 +142,23 @@ def make_indices(media: pl.DataFrame, split: str, text_ids: dict[str, str]) -> d
 
 
 def make_task(
-    scenario: Scenario, indices: dict[Modality, pl.DataFrame], *, seed: int, n_candidates: int
+    scenario: Scenario,
+    indices: dict[Modality, pl.DataFrame],
+    *,
+    seed: int,
+    n_candidates: int,
+    rules: Rules,
+    orders: dict[str, str],
 ) -> tuple[pl.DataFrame, int]:
     """Draw the pools of one scenario.
+
+    Args:
+        scenario: what is asked.
+        indices: the items of its split.
+        seed: of the pools.
+        n_candidates: taxa in a pool, where there are as many.
+        rules: of the pools and queries.
+        orders: order of each species, empty where it is not known.
 
     Returns:
         the task file as a table, and the number of candidates in each pool.
@@ -135,10 +167,21 @@ def make_task(
         BenchError: no taxon has both a query and a sample.
     """
     level = scenario.level
+    stream = [SPLITS.index(scenario.split), LEVELS.index(level), DIRECTIONS.index(scenario.direction)]
     targets = _ids_of_taxa(indices[scenario.target], level)
     taxa = list(targets)
     place = {name: i for i, name in enumerate(taxa)}
+    is_other = rules.protocol == "other-species" and level != "species"
+    own = _ids_of_taxa(indices[scenario.target], "species") if is_other else {}
     queries = indices[scenario.query].filter(pl.col(level).is_in(taxa))
+    if is_other:
+        n_left = [len(targets[name]) - len(own.get(one, ())) for name, one in queries.select(level, "species").rows()]
+        queries = queries.filter(pl.Series(n_left, dtype=pl.Int64) > 0)
+        if len(queries) == 0:
+            raise BenchError(
+                f"split test_{scenario.split}: no {level} has {scenario.query} of one species and {scenario.target} of "
+                f"another, so {scenario} would be empty; add species, or choose --protocol any"
+            )
     if scenario.query == "text":
         queries = queries.unique(level, keep="first", maintain_order=True)
     if len(queries) == 0:
@@ -146,13 +189,21 @@ def make_task(
             f"split test_{scenario.split}: no {level} has both {scenario.query} and {scenario.target}, so {scenario} "
             "would be empty; add files of one species in both"
         )
+    if rules.balance == "class":
+        queries = _balanced(
+            queries, _class_of(queries, indices["text"]), np.random.default_rng([seed, PURPOSE_BALANCE, *stream])
+        )
     names = [join_names([name]).removeprefix("[").removesuffix("]") for name in taxa]
     groups = [join_names(ids) for ids in targets.values()]
     n = min(n_candidates, len(taxa))
-    rng = np.random.default_rng(
-        [seed, PURPOSE_POOL, SPLITS.index(scenario.split), LEVELS.index(level), DIRECTIONS.index(scenario.direction)]
-    )
-    pools = [_pool(rng, place[name], len(taxa), n) for name in queries[level]]
+    rng = np.random.default_rng([seed, PURPOSE_POOL, *stream])
+    kin = _kin(indices["text"], level, taxa, orders) if rules.distractors == "hard" else None
+    pools = [_pool(rng, place[name], len(taxa), n, kin) for name in queries[level]]
+    lists = [[groups[t] for t in pool] for pool in pools]
+    if is_other:
+        for name, species, pool, samples in zip(queries[level], queries["species"], pools, lists, strict=True):
+            others = set(targets[name]).difference(own.get(species, ()))
+            samples[int(np.flatnonzero(pool == place[name])[0])] = join_names(sorted(others))
     tag = scenario.direction.upper()
     task = pl.DataFrame(
         {
@@ -162,7 +213,7 @@ def make_task(
             "taxon_level": [level] * len(queries),
             "correct_taxon": queries[level],
             "candidates_taxa": [join_lists([names[t] for t in pool]) for pool in pools],
-            "candidates_target_ids": [join_lists([groups[t] for t in pool]) for pool in pools],
+            "candidates_target_ids": [join_lists(samples) for samples in lists],
             "taxon_class": _class_of(queries, indices["text"]),
         }
     )
@@ -187,10 +238,54 @@ def _ids_of_taxa(index: pl.DataFrame, level: str) -> dict[str, list[str]]:
     return dict(zip(groups[level], groups["id"].to_list(), strict=True))
 
 
-def _pool(rng: np.random.Generator, own: int, n_taxa: int, n: int) -> np.ndarray:
-    """Draw n taxa that include `own`, which stands at any place with equal chance."""
-    others = rng.choice(n_taxa - 1, size=n - 1, replace=False)
-    return np.insert(others + (others >= own), rng.integers(n), own)
+def _balanced(queries: pl.DataFrame, classes: list[str], rng: np.random.Generator) -> pl.DataFrame:
+    """Draw the same number of queries of every known class, and keep their order."""
+    rows = [np.flatnonzero(np.array(classes) == name) for name in sorted({*classes} - {""})]
+    if not rows:
+        raise BenchError("no query has a class, so nothing can be balanced; choose --balance none, or add the ranks")
+    n = min(map(len, rows))
+    return queries[np.sort(np.concatenate([rng.choice(some, size=n, replace=False) for some in rows]))]
+
+
+def _kin(text_index: pl.DataFrame, level: str, taxa: list[str], orders: dict[str, str]) -> np.ndarray:
+    """Number the family and the order of each taxon, (2, taxon); an unknown one has a number of its own.
+
+    A name that several families share is of the family of its first species.
+    """
+    first = text_index.unique(level, keep="first", maintain_order=True)
+    above = zip(first["family"], (orders[name] for name in first["species"]), strict=True)
+    of = dict(zip(first[level], above, strict=True))
+    kin = np.empty((2, len(taxa)), dtype=np.int64)
+    for row, names in enumerate(zip(*(of[name] for name in taxa), strict=True)):
+        number = {name: i for i, name in enumerate(names) if name}
+        kin[row] = [number.get(name, i) for i, name in enumerate(names)]
+    return kin
+
+
+def _pool(rng: np.random.Generator, own: int, n_taxa: int, n: int, kin: np.ndarray | None) -> np.ndarray:
+    """Draw n taxa that include `own`, which stands at any place with equal chance; the nearest first where kin counts.
+
+    Args:
+        rng: the scenario's stream.
+        own: the true taxon.
+        n_taxa: how many there are.
+        n: how many are drawn.
+        kin: see `_kin`; None draws the others evenly.
+    """
+    if kin is None:
+        others = rng.choice(n_taxa - 1, size=n - 1, replace=False)
+        others += others >= own
+    else:
+        in_family, in_order = kin == kin[:, own, None]
+        tiers = np.where(in_family, 0, np.where(in_order, 1, 2))
+        tiers[own] = -1
+        others = np.empty(0, dtype=np.int64)
+        for tier in range(3):
+            near = np.flatnonzero(tiers == tier)
+            some = rng.choice(near, size=min(len(near), n - 1 - len(others)), replace=False)
+            others = np.concatenate([others, some])
+        others = rng.permutation(others)
+    return np.insert(others, rng.integers(n), own)
 
 
 def _class_of(queries: pl.DataFrame, text_index: pl.DataFrame) -> list[str]:

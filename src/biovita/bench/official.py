@@ -4,7 +4,8 @@
     {species,genus,family}/test_{audio,image,text}_to_{audio,image,text}.csv
 
 Such a folder is one split. A folder of ours holds two of them, `seen/` and `unseen/`, and a manifest that pins every
-file by hash. What the release leaves open is refused here, with file, row and value: a pool without the true taxon,
+file by hash; the published release holds them as `test/benchmark/` and `unseen/benchmark/`, and `biovita.bench.release`
+finds its files. What the layout leaves open is refused here, with file, row and value: a pool without the true taxon,
 an id that no index has, lists of different lengths, a file without rows. Row 1 is the first below the header.
 
 Task files are large (100 lists of ids a row), so their JSON is cut at the list borders and each distinct list is parsed
@@ -13,7 +14,7 @@ once; text that is not in the plain form takes the strict, slow parser, with the
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from biovita.bench.tasks import LEVELS, MODALITIES, SPLITS, Modality, Scenario, Task, scenarios
+from biovita.bench.release import BENCHMARK, PARTS, Media, find_media
+from biovita.bench.tasks import LEVELS, MODALITIES, SPLITS, Modality, Rules, Scenario, Task, scenarios
 from biovita.errors import BenchError
 from biovita.files import MANIFEST, atomic_path, read_manifest, sha256_file, sha256_json
+from biovita.log import say
 
+NOT_ASKED = "not asked for"
 RANK_COLUMNS = ("species", "genus", "family")
 INDEX_COLUMNS: dict[Modality, tuple[str, ...]] = {
     "audio": ("id", "file_path", *RANK_COLUMNS),
@@ -48,68 +52,73 @@ class Bench:
 
     Attributes:
         folder: what the user named.
-        splits: folder of each split in the official layout.
+        splits: folder of each split in the official layout that has something to run.
         present: scenarios with a task file.
         absent: the reason for each other one of the 36.
-        media_root: the folder that `file_path` of the indices starts from: the dataset that the manifest names, or
-            the benchmark folder itself.
+        media: files of each split of an official folder; none for ours, whose files are where the index says.
+        dataset: the folder that `file_path` of our indices starts from.
         made_up: whether it stands on a made-up biosphere.
         sha256: one hash over the manifest, or over all files where there is none.
+        facts: for the results: the rules that ours was made by, or what became of the files of an official folder.
     """
 
     folder: Path
     splits: dict[str, Path]
     present: list[Scenario]
     absent: dict[Scenario, str]
-    media_root: Path
+    media: dict[str, Media]
+    dataset: Path
     made_up: bool
     sha256: str
+    facts: dict[str, Any]
 
     def absent_here(self) -> dict[str, list[Scenario]]:
         """Group the absent scenarios of the splits that are there by reason."""
         reasons: dict[str, list[Scenario]] = {}
         for scenario, reason in self.absent.items():
-            if scenario.split in self.splits:
+            if reason not in (NOT_ASKED, _no_split(scenario.split)):
                 reasons.setdefault(reason, []).append(scenario)
         return reasons
 
-    def media_path(self, file_path: str) -> Path:
-        """Return the place of a file that an index names."""
-        return self.media_root / file_path
+    def files(self, modality: Modality) -> dict[str, Path]:
+        """Return the file of every sound or picture by its id, repaired where the index has another name for it."""
+        found: dict[str, Path] = {}
+        for split, home in self.splits.items():
+            if split in self.media:
+                root, names = self.media[split].root, self.media[split].names[modality]
+            else:
+                root, names = self.dataset, dict(read_index(home, modality).select("id", "file_path").iter_rows())
+            found |= {item: root / name for item, name in names.items()}
+        return found
 
 
 def open_bench(folder: Path, split: str | None = None) -> Bench:
     """Open a benchmark folder, ours or the official layout, and prove that its files are there and unchanged.
 
+    In the published release, or a part of it, the files that its indices mean are found, and one line says how.
+
     Args:
-        folder: with `seen/` and `unseen/`, or with index files and level folders directly (one split).
+        folder: with `seen/` and `unseen/`, or `test/benchmark/` and `unseen/benchmark/`, or with index files and level
+            folders directly (one split).
         split: take only this one; for a single split, its name (otherwise its folder's, or `unseen`).
 
     Raises:
-        BenchError: no such folder or split, nothing to run, or a level folder with some of its six files missing or
-            empty. A level that is wholly missing, or wholly without rows as in the release, is absent.
+        BenchError: no such folder or split, nothing to run, a level folder with some of its six files missing or
+            empty, or an id that means two things. A level that is wholly missing, or wholly without rows as in the
+            release, is absent.
         DatasetError: a file is not the one that the manifest pins.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BenchError(f"{folder}: no such benchmark folder; make one with `biovita bench make`")
     manifest = read_manifest(folder, verify=True) if (folder / MANIFEST).is_file() else {}
-    if _is_split(folder):
-        splits = {split or (folder.name if folder.name in SPLITS else "unseen"): folder}
-    else:
-        splits = {name: folder / name for name in SPLITS if _is_split(folder / name)}
-        if not splits:
-            raise BenchError(f"{folder}: neither index files nor seen/ and unseen/; not a benchmark folder")
-        if split is not None:
-            if split not in splits:
-                raise BenchError(f"{folder}: no split {split!r}; there is {' and '.join(splits)}")
-            splits = {split: splits[split]}
+    splits = _find_splits(folder, split)
     present: list[Scenario] = []
     absent: dict[Scenario, str] = {}
     for name in (*splits, *(name for name in SPLITS if name not in splits)):
         for level in LEVELS:
             six = [scenario for scenario in scenarios(name) if scenario.level == level]
-            not_there = "not asked for" if split else f"no split {name}"
+            not_there = NOT_ASKED if split else _no_split(name)
             reason = _why_absent(splits[name], six) if name in splits else not_there
             if reason:
                 absent |= dict.fromkeys(six, reason)
@@ -118,15 +127,69 @@ def open_bench(folder: Path, split: str | None = None) -> Bench:
     if not present:
         reasons = sorted(set(absent.values()))
         raise BenchError(f"{folder}: no scenario can be run ({'; '.join(reasons)})")
+    splits = {name: splits[name] for name in dict.fromkeys(scenario.split for scenario in present)}
+    media: dict[str, Media] = {}
+    if not manifest:
+        indices = {name: read_indices(home) for name, home in splits.items()}
+        _check_ids(folder, indices)
+        media = {name: find_media(home, indices[name]) for name, home in splits.items()}
+        for found in media.values():
+            if found.is_there:
+                say(found.line())
+    rules = {rule: manifest.get(rule, default) for rule, default in asdict(Rules()).items()}
     return Bench(
         folder=folder,
         splits=splits,
         present=present,
         absent=absent,
-        media_root=folder / manifest.get("dataset", "."),
+        media=media,
+        dataset=folder / manifest.get("dataset", "."),
         made_up=bool(manifest.get("made_up")),
-        sha256=sha256_file(folder / MANIFEST) if manifest else _hash(folder, splits),
+        sha256=sha256_file(folder / MANIFEST) if manifest else _hash(splits),
+        facts={"rules": rules} if manifest else {"files": {name: found.counts for name, found in media.items()}},
     )
+
+
+def _find_splits(folder: Path, split: str | None) -> dict[str, Path]:
+    """Find the splits of a folder: itself, its `benchmark/`, or one of either kind for each split."""
+    for home in (folder, folder / BENCHMARK):
+        if _is_split(home):
+            return {split or _split_of(home): home}
+    homes = {name: (folder / name, folder / PARTS[name] / BENCHMARK) for name in SPLITS}
+    found = {name: next(filter(_is_split, both), None) for name, both in homes.items()}
+    splits = {name: home for name, home in found.items() if home}
+    if not splits:
+        raise BenchError(f"{folder}: neither index files nor seen/ and unseen/; not a benchmark folder")
+    if split is not None:
+        if split not in splits:
+            raise BenchError(f"{folder}: no split {split!r}; there is {' and '.join(splits)}")
+        return {split: splits[split]}
+    return splits
+
+
+def _split_of(home: Path) -> str:
+    """Name a split by its folder, or in the release by its part."""
+    home = home.resolve()
+    parts = {part: name for name, part in PARTS.items()}
+    if home.name == BENCHMARK:
+        return parts.get(home.parent.name, "unseen")
+    return home.name if home.name in SPLITS else "unseen"
+
+
+def _no_split(name: str) -> str:
+    return f"no split {name}"
+
+
+def _check_ids(folder: Path, indices: dict[str, dict[Modality, pl.DataFrame]]) -> None:
+    """Refuse splits that number their items alike: one file of vectors could not serve both."""
+    for modality in MODALITIES:
+        ids = pl.concat([tables[modality]["id"] for tables in indices.values()])
+        twice = ids.filter(ids.is_duplicated())
+        if len(twice):
+            raise BenchError(
+                f"{folder}: {modality} id {twice[0]!r} is an item of {' and of '.join(indices)}; name the folder of "
+                "one split, and give each its own vectors"
+            )
 
 
 def _is_split(folder: Path) -> bool:
@@ -142,6 +205,8 @@ def _why_absent(folder: Path, six: list[Scenario]) -> str | None:
     """Say why a level has no task at all; a level that has some of its tasks is broken."""
     if not (folder / six[0].level).is_dir():
         return f"no folder {six[0].level}/"
+    if not any((folder / scenario.file).exists() for scenario in six):
+        return f"no task files in {six[0].level}/"
     empty = []
     for scenario in six:
         path = folder / scenario.file
@@ -157,11 +222,12 @@ def _why_absent(folder: Path, six: list[Scenario]) -> str | None:
     return "task files hold only headers" if empty else None
 
 
-def _hash(folder: Path, splits: dict[str, Path]) -> str:
+def _hash(splits: dict[str, Path]) -> str:
+    """Hash index and task files; a part of the release has the same hash however it was named."""
     return sha256_json(
         {
-            path.relative_to(folder).as_posix(): sha256_file(path)
-            for home in splits.values()
+            (f"{name}/" if len(splits) > 1 else "") + path.relative_to(home).as_posix(): sha256_file(path)
+            for name, home in splits.items()
             for path in sorted(chain(home.glob("*.csv"), home.glob("ids/*.csv"), home.glob("*/test_*.csv")))
         }
     )

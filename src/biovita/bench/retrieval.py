@@ -23,7 +23,7 @@ from biovita.errors import BenchError, EmbeddingError
 
 N_TOP = 5
 N_THREADS = min(8, os.cpu_count() or 1)
-BLOCK_QUERIES = 4096
+BLOCK_QUERIES = 8192
 BLOCK_CELLS = 4_000_000  # queries x samples of one product
 N_NAMED = 5
 
@@ -192,11 +192,11 @@ def _best_samples(
 
 def _unit(embedding: np.ndarray, rows: np.ndarray, dim: int) -> np.ndarray:
     """Gather rows as float64 vectors of length 1; row -1 is zeros."""
-    out = np.zeros((len(rows), dim))
-    known = rows >= 0
-    if known.any():
-        found = embedding[rows[known]].astype(np.float64)
-        out[known] = found / np.sqrt(np.einsum("ij,ij->i", found, found))[:, None]
+    if len(embedding) == 0:
+        return np.zeros((len(rows), dim))
+    out = embedding[rows].astype(np.float64)
+    out /= np.sqrt(np.einsum("ij,ij->i", out, out))[:, None]
+    out[rows < 0] = 0
     return out
 
 

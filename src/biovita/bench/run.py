@@ -68,6 +68,7 @@ def score_bench(
     k: tuple[int, ...] = (1, 5, 10),
     ties: Ties = "against",
     missing: Missing = "error",
+    names: str = "species",
 ) -> dict[str, Any]:
     """Score every scenario of a benchmark and write results and predictions.
 
@@ -79,6 +80,7 @@ def score_bench(
         k: a hit means the correct taxon is among the first k.
         ties: see `metrics.rank_of_match`.
         missing: see `retrieval.rank_task`.
+        names: the name form, a `level` of text.parquet, that stands for a species; genus and family keep theirs.
 
     Returns:
         the content of the results file.
@@ -92,7 +94,7 @@ def score_bench(
     k = tuple(sorted(set(k)))
     out = Path(out)
     opened = open_bench(Path(bench), split)
-    bank = open_bank(Path(embeddings), missing)
+    bank = open_bank(Path(embeddings), missing, names)
     indices = {name: read_indices(folder) for name, folder in opened.splits.items()}
     rows, predictions, lost = [], [], set()
     for scenario in progress(opened.present, "scoring", unit="scenarios"):
@@ -107,7 +109,7 @@ def score_bench(
         "schema": SCHEMA,
         "scenarios": rows,
         "mean": means(rows, k),
-        "run": describe(opened, bank, k=k, ties=ties, missing=missing),
+        "run": describe(opened, bank, k=k, ties=ties, missing=missing, names=names),
     }
     if lost:
         n_skipped = sum(row["n_skipped"] for row in rows)
@@ -120,7 +122,7 @@ def score_bench(
     return results
 
 
-def open_bank(folder: Path, missing: Missing) -> Bank:
+def open_bank(folder: Path, missing: Missing, names: str = "species") -> Bank:
     """Open a folder of embedding files and check that they are of one model."""
     if not folder.is_dir():
         raise BenchError(f"{folder}: no such embeddings folder; make it with `biovita bench embed`")
@@ -133,7 +135,9 @@ def open_bank(folder: Path, missing: Missing) -> Bank:
         sha256={table.path.name: sha256_file(table.path) for table in tables.values()},
         meta=check_joinable(tables.values()),
         vectors={
-            (modality, level): vectors_of(tables.get(modality), str(path), modality, level)
+            (modality, level): vectors_of(
+                tables.get(modality), str(path), modality, names if level == "species" else level
+            )
             for modality, path in paths.items()
             for level in LEVELS
         },
@@ -209,13 +213,16 @@ def means(rows: list[dict[str, Any]], k: tuple[int, ...]) -> dict[str, dict[str,
     return out
 
 
-def describe(bench: Bench, bank: Bank, *, k: tuple[int, ...], ties: Ties, missing: Missing) -> dict[str, Any]:
+def describe(
+    bench: Bench, bank: Bank, *, k: tuple[int, ...], ties: Ties, missing: Missing, names: str
+) -> dict[str, Any]:
     """Say what the numbers stand on: hashes of both inputs, rules, versions, and all scenarios, run or absent."""
     states = {str(scenario): "run" for scenario in bench.present}
     states |= {str(scenario): f"absent: {reason}" for scenario, reason in bench.absent.items()}
     return {
         "bench": str(bench.folder),
         "bench_sha256": bench.sha256,
+        **bench.facts,
         "made_up": bench.made_up,
         "embeddings": str(bank.folder),
         "embeddings_sha256": bank.sha256,
@@ -223,6 +230,7 @@ def describe(bench: Bench, bank: Bank, *, k: tuple[int, ...], ties: Ties, missin
         "k": list(k),
         "ties": ties,
         "missing": missing,
+        "names": names,
         "interval": {"method": "bootstrap over taxa, Wilson", "confidence": CONFIDENCE, "n_resamples": N_RESAMPLES},
         "versions": {
             "biovita": version("biovita"),

@@ -13,12 +13,33 @@ Level = Literal["species", "genus", "family"]
 Modality = Literal["audio", "image", "text"]
 Ties = Literal["against", "order"]
 Missing = Literal["error", "skip", "zero"]
+Protocol = Literal["any", "other-species"]
+Distractors = Literal["uniform", "hard"]
+Balance = Literal["none", "class"]
 
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)
 SPLITS: Final = ("seen", "unseen")
 _BY_LETTER: Final[dict[str, Modality]] = {name[0]: name for name in MODALITIES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What may differ between two benchmarks of one dataset; the defaults are those of the release.
+
+    Attributes:
+        protocol: at genus and family level, `any` species of the taxon is a match, the query's own among them; with
+            `other-species` its own is not, so a taxon of one species asks nothing. Text queries are of the first
+            species that leaves a match.
+        distractors: `uniform`, or `hard`: all of the taxon's family first, then of its order, then any; where they are
+            too many they are drawn.
+        balance: `class` draws as many queries of every class as the rarest has; a query of unknown class is left out.
+    """
+
+    protocol: Protocol = "any"
+    distractors: Distractors = "uniform"
+    balance: Balance = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """`biovita bench`: make a benchmark from a dataset, and score anyone's vectors on it."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,13 @@ class Make:
     """Of the candidate pools; the same seed and dataset give the same bytes."""
     candidates: int = 100
     """Taxa in a pool, where the dataset has as many."""
+    protocol: Literal["any", "other-species"] = "any"
+    """At genus and family level: any species of the taxon is a match, as released, or only others than the query's, as
+    the paper says."""
+    distractors: Literal["uniform", "hard"] = "uniform"
+    """The other taxa of a pool: drawn evenly, or those of the same family first, then of the same order."""
+    balance: Literal["none", "class"] = "none"
+    """`class` asks as often of every class as the rarest allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +68,17 @@ class Score:
     """`against` counts a tie against the model; `order` keeps the order of the candidates, as MTEB does."""
     missing: Literal["error", "skip", "zero"] = "error"
     """An id without a vector is an error, a query left out and counted, or zeros as in the reference script."""
+    names: str = "species"
+    """The name form that stands for a species, a `level` of text.parquet: species (scientific), common_name, ..."""
 
 
 def run_make(config: Make) -> None:
     """Run `biovita bench make`."""
     from biovita.bench.build import make_bench
+    from biovita.bench.tasks import Rules
 
-    manifest = make_bench(config.dataset, config.out, seed=config.seed, n_candidates=config.candidates)
+    rules = Rules(protocol=config.protocol, distractors=config.distractors, balance=config.balance)
+    manifest = make_bench(config.dataset, config.out, seed=config.seed, n_candidates=config.candidates, rules=rules)
     runs.write_run(config.out, config, dataset_sha256=manifest["dataset_sha256"])
     counts = manifest["scenarios"]
     if SETTINGS.json:
@@ -87,27 +99,33 @@ def run_embed(config: Embed) -> int:
     bench = open_bench(config.bench)
     encoder = load_model(config)
     done = list(embed_bench(encoder, bench, config.out, how_of(config)))
-    facts = {"bench_sha256": bench.sha256, "weights_sha256": encoder.weights_sha256}
-    return finish(config, config.out / "run.json", done, **facts)
+    refused = dict(sorted(Counter(bad.reason for one in done for bad in one.bad).items()))
+    facts = {"bench_sha256": bench.sha256, "weights_sha256": encoder.weights_sha256, **bench.facts}
+    return finish(config, config.out / "run.json", done, **facts, refused=refused)
 
 
 def embed_bench(encoder: "Embedder", bench: "Bench", out: Path, how: "How") -> Iterator["Outcome"]:
-    """Embed sounds, pictures and names of a benchmark; text gets a row for each name form of each species."""
+    """Embed sounds, pictures and names of a benchmark; text gets a row for each name form of each species.
+
+    Media of ours have passed the check; those of an official folder are strangers' and are checked one by one.
+    """
     import polars as pl
 
-    from biovita.bench.official import read_indices
+    from biovita.bench.official import read_index
     from biovita.embed.extract import embed_labels, embed_media
 
-    indices = [read_indices(folder) for folder in bench.splits.values()]
     for modality in media_of(encoder):
-        items = pl.concat([index[modality].select("id", "file_path") for index in indices]).unique("id").sort("id")
-        paths = [bench.media_path(path) for path in items["file_path"]]
-        ids = items["id"].to_list()
-        yield embed_media(encoder, out / f"{modality}.parquet", ids=ids, paths=paths, modality=modality, how=how)
-    levels = ["species", "genus", "family", "common_name"]
-    names = pl.concat([index["text"] for index in indices], how="diagonal").unique("id").sort("id")
-    texts = names.select("id", *(level for level in levels if level in names.columns)).unpivot(
-        index="id", variable_name="level", value_name="text"
+        files = bench.files(modality)
+        ids = sorted(files)
+        paths = [files[item].resolve() if bench.media else files[item] for item in ids]  # the hub's cache holds links
+        known = None if bench.media and ids else modality
+        yield embed_media(encoder, out / f"{modality}.parquet", ids=ids, paths=paths, modality=known, how=how)
+    names = pl.concat([read_index(home, "text") for home in bench.splits.values()], how="diagonal").unique("id")
+    given = [pl.col(name).replace("", None) for name in ("common_name", "com_canon", "text") if name in names.columns]
+    texts = (
+        names.sort("id")
+        .select("id", "species", "genus", "family", *([pl.coalesce(given).alias("common_name")] if given else []))
+        .unpivot(index="id", variable_name="level", value_name="text")
     )
     texts = texts.filter(pl.col("text").fill_null("") != "").sort("id", "level")
     ids, forms, given = (texts[column].to_list() for column in ("id", "level", "text"))
@@ -126,6 +144,7 @@ def run_score(config: Score) -> None:
         k=config.k,
         ties=config.ties,
         missing=config.missing,
+        names=config.names,
     )
     if SETTINGS.json:
         emit(results)

@@ -133,7 +133,8 @@ def is_dataset(folder: Path) -> bool:
 
 def is_bench(folder: Path) -> bool:
     """Tell a benchmark folder, ours or in the official layout, from a folder of files."""
-    return any(any(folder.glob(f"{inside}*_index.csv")) for inside in ("", "ids/", "*/", "*/ids/"))
+    homes = ("", "*/", "*/benchmark/")
+    return any(any(folder.glob(f"{home}{ids}*_index.csv")) for home in homes for ids in ("", "ids/"))
 
 
 def embed_dataset(encoder: "Embedder", folder: Path, out: Path, how: "How") -> list["Outcome"]:

@@ -247,7 +247,8 @@ def of_bench(folder: Path) -> Catalogue:
             require_columns(table, ("id", "species", "genus", "family"), path)
             table = table.with_columns(pl.lit(modality).alias("modality"), pl.col(pl.String).fill_null(""))
             if "file_path" in table.columns:
-                table = table.with_columns((pl.lit(f"{home.resolve()}/") + pl.col("file_path")).alias("file"))
+                root = home.resolve().parent if home.name == "benchmark" else home.resolve()
+                table = table.with_columns((pl.lit(f"{root}/") + pl.col("file_path")).alias("file"))
             tables.append(table)
             unseen |= set(table["species"]) if split == "unseen" else set()
     table = pl.concat(tables, how="diagonal")
@@ -276,7 +277,8 @@ def read_pools(bench: Path, split: str, direction: str) -> pl.DataFrame:
         BenchError: the task file is missing or its lists are not JSON.
     """
     query, target = LETTERS[direction[0]], LETTERS[direction[2]]
-    path = _split_folders(bench).get(split, bench) / "species" / f"test_{query}_to_{target}.csv"
+    homes = _split_folders(bench)
+    path = homes.get(split, next(iter(homes.values()))) / "species" / f"test_{query}_to_{target}.csv"
     if not path.is_file():
         raise BenchError(f"{path}: no such task file, although the results have this scenario")
     table = pl.read_csv(path, infer_schema=False, columns=["query_id", "correct_taxon", "candidates_taxa"])
@@ -330,9 +332,14 @@ def _bench_manifest(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    if _index_path(folder, "text").is_file():
-        return {"unseen": folder}
-    return {name: folder / name for name in ("seen", "unseen") if _index_path(folder / name, "text").is_file()}
+    """Find the index files: of one split, of ours, or of the published release and its parts."""
+    for home in (folder, folder / "benchmark"):
+        if _index_path(home, "text").is_file():
+            is_seen = "seen" in (home.name, home.parent.name) or "test" in (home.name, home.parent.name)
+            return {"seen" if is_seen else "unseen": home}
+    homes = {"seen": ("seen", "test/benchmark"), "unseen": ("unseen", "unseen/benchmark")}
+    found = {split: [folder / name for name in names] for split, names in homes.items()}
+    return {split: home for split, both in found.items() for home in both if _index_path(home, "text").is_file()}
 
 
 def _index_path(folder: Path, modality: str) -> Path:
