@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=40)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = []
+    lines, rates = [], []
     with tempfile.TemporaryDirectory() as scratch:
         chosen = recordings(args.folder, args.most)
         groups = write_formats(chosen, Path(scratch))
@@ -120,6 +120,15 @@ def main() -> None:
                 + " |"
             )
             print(lines[-1], flush=True)
+            rates.append(cpu)
+    together = {who: len(rates) / sum(1 / cpu[who] for cpu in rates) for who in rates[0]}
+    lines.append(
+        "| as many of each | "
+        + " | ".join(f"{rate:,.1f}" for rate in together.values())
+        + " | "
+        + " |  | ".join(f"{together['ours'] / together[who]:.2f}" for who in RATES_HZ)
+        + " |  |"
+    )
     PAGE.write_text(
         "# Checking a sound beside loading it with librosa\n\n"
         f"    OMP_NUM_THREADS=1 python benchmarks/check.py {args.folder} --runs {args.runs} --most {args.most}\n\n"
