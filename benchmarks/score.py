@@ -4,7 +4,7 @@
                                     [--all-species 14133] [--all-vectors 200000]
 
 First a split of official size: six directions at species level, 100 candidates of about 15 samples each, made-up
-vectors of 768 numbers. Each side reads the same files and works on the same cores; WORK needs 2 GB and keeps them.
+vectors of 768 numbers. Each side reads the same files and works on the same cores; WORK needs 4 GB and keeps them.
 The loop is the reference protocol in our words: for each query a product with the whole gallery, then for each
 candidate the maximum over its rows; one file an id; the candidate lists by a JSON parser, row by row. Then the whole
 benchmark, 36 scenarios over a dataset of 14,133 species, by `biovita bench score` in a process of its own. Linux.

@@ -137,7 +137,11 @@ def test_a_name_that_is_not_public_is_refused_with_those_that_are() -> None:
             "'data' is not a command; there are: data records, data build, data check, data verify, data card, "
             "data shard, data export",
         ),
-        (["bench", "scroe"], "'bench scroe' is not a command; there are: bench make, bench embed, bench score"),
+        (
+            ["bench", "scroe"],
+            "'bench scroe' is not a command; there are: bench make, bench embed, bench score, bench run, "
+            "bench compare, bench traits, bench mteb",
+        ),
         (["--frobnicate"], "'--frobnicate' is not a command; `biovita --help` lists them"),
     ],
 )

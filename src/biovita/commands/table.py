@@ -43,11 +43,11 @@ COMMANDS = {
     "bench make": _row("bench", "Make", "run_make", "Build all 36 retrieval scenarios from a dataset folder."),
     "bench embed": _row("bench", "Embed", "run_embed", "Embed every item of a benchmark folder with a model."),
     "bench score": _row("bench", "Score", "run_score", "Score stored vectors, anyone's, on a benchmark folder."),
-    "bench traits": _row("bench_traits", "Traits", "run_traits", "Probe the 34 traits from stored vectors, by F1."),
-    "bench compare": _row("bench_compare", "Compare", "run_compare", "Set results of one benchmark side by side."),
     "bench run": _row(
         "bench_run", "Run", "run_run", "Embed, score and report in one command, for any model and benchmark."
     ),
+    "bench compare": _row("bench_compare", "Compare", "run_compare", "Set results of one benchmark side by side."),
+    "bench traits": _row("bench_traits", "Traits", "run_traits", "Probe the 34 traits from stored vectors, by F1."),
     "bench mteb": _row(
         "bench_mteb", "Mteb", "run_mteb", "Run a model through MTEB on a benchmark folder, and compare scorers."
     ),
