@@ -12,6 +12,8 @@
     |   +-- StoppedError     a signal asked it to stop; its state is saved
     +-- EmbeddingError   stored vectors: mixed models, missing ids, non-finite values
     +-- BenchError       a benchmark folder, its tasks or its scoring
+    +-- ArchiveError     an archive, a query or a label of it
+    +-- WebError         the page: its address, its token, what it shall show
 
 The command line prints one line for these (file, value, what to do) and exits with 2.
 """
@@ -93,3 +95,11 @@ class EmbeddingError(BiovitaError):
 
 class BenchError(BiovitaError):
     """A benchmark folder is incomplete, or a task cannot be scored honestly."""
+
+
+class ArchiveError(BiovitaError):
+    """An archive is missing, of another model or damaged, or a query or label of it cannot be used."""
+
+
+class WebError(BiovitaError):
+    """The page cannot be served as asked: its address, its token, or what it shall show."""

@@ -1,7 +1,7 @@
 import numpy as np
 import polars as pl
 
-from biovita.bench.confusion import by_class, error_consistency, lineages
+from biovita.bench.confusion import by_group, error_consistency, lineages
 
 INDEX = pl.DataFrame(
     {
@@ -28,8 +28,8 @@ def test_errors_in_the_right_genus_and_family_are_counted_by_hand():
     assert error_consistency([], [], lineages({"text": INDEX}, "species")) == {"genus": None, "family": None}
 
 
-def test_by_class_counts_each_class():
-    found = by_class(["Aves", "Aves", None, "Insecta"], np.array([1, 3, 7, 1]), (1, 5))
+def test_each_group_is_counted():
+    found = by_group(["Aves", "Aves", None, "Insecta"], np.array([1, 3, 7, 1]), (1, 5))
     assert found == {
         "Aves": {"n_queries": 2, "top1": 0.5, "top5": 1.0},
         "Insecta": {"n_queries": 1, "top1": 1.0, "top5": 1.0},

@@ -130,6 +130,10 @@ def test_a_broken_sound_is_named_and_only_scored_as_zeros_when_asked(
 
 
 @needs_mteb
+@pytest.mark.skipif(
+    find_spec("torchaudio") is None or find_spec("torchvision") is None,
+    reason="MTEB loads a model by its name only where its extras image and audio (torchvision, torchaudio) are",
+)
 def test_an_encoder_runs_under_a_name_of_its_own_in_a_list_of_models(encoder: Any) -> None:
     from biovita.bench import mteb_bridge as bridge
 

@@ -328,7 +328,8 @@ def test_a_release_is_embedded_and_scored_from_the_command_line(biovita, encoder
     np.testing.assert_allclose(found, expected, atol=1e-5)
     names = read_embeddings(vectors / "text.parquet")
     assert {name for name, level in zip(names.text, names.level, strict=True) if level == "common_name"} == {
-        f"beast {s}" for s in range(1, N_SPECIES)
+        *(f"beast {s}" for s in range(1, N_SPECIES)),
+        "Genus0 sp0",  # which has no common name
     }
 
     words = ("bench", "score", published, "--embeddings", vectors, "--out", results)

@@ -95,7 +95,7 @@ def test_a_finished_run_does_nothing_again(
     ran = biovita("bench", "run", model_folder, bench, "--out", finished)
     assert ran.code == 0
     assert files_of(finished) == before
-    assert ran.err.count("done by an earlier run") == 3
+    assert ran.err.count("done by an earlier run") == 6  # three kinds of vectors, two name forms, the page
     assert "unseen species" in ran.out
     assert "paper" not in ran.out, "made-up animals have no published numbers"
 
@@ -156,31 +156,81 @@ def test_hub_names_of_model_and_benchmark_run_offline_from_folders_in_the_publis
     assert results["run"]["model"] == name
     lines = [line.split() for line in ran.out.splitlines() if line.startswith("unseen a2t")]
     (line,) = lines
+    results = read_json(tmp_path / "out" / "results.common_name.json")
     row = next(r for r in results["scenarios"] if (r["level"], r["direction"]) == ("species", "a2t"))
     assert line[2:5] == [str(row["n_queries"]), f"{100 * row['top1']:.1f}", "36.6"]
 
 
-def test_a_refused_file_is_named_and_the_run_goes_on_when_told_how(
+def test_a_file_without_sound_is_left_out_and_counted_and_the_run_goes_on(
     biovita: Callable[..., Any], release: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     import shutil
 
     folder = shutil.copytree(release, tmp_path / "bench")
-    broken = folder / "unseen" / "audio" / min(path.name for path in (folder / "unseen" / "audio").iterdir())
+    clips = sorted(path.name for path in (folder / "unseen" / "audio").iterdir())
+    photos = sorted((folder / "unseen" / "image").iterdir())
+    broken = folder / "unseen" / "audio" / clips[0]
     good = broken.read_bytes()
     broken.write_text("<html>not found</html>")
+    shutil.copy(photos[0], folder / "unseen" / "audio" / clips[1])
+    words = ("bench", "run", model_folder, folder, "--out", tmp_path / "out")
+    ran = biovita("--json", *words)
+    assert ran.code == 3
+    assert json.loads(ran.out)["n_refused"] == 2
+    assert "2 files hold nothing to embed" in ran.err
+    results = read_json(tmp_path / "out" / "results.json")
+    assert results["run"]["left_out"] == {"html_document": 1, "wrong_modality": 1}
+    skipped = {(row["direction"], row["level"]): row["n_skipped"] for row in results["scenarios"]}
+    assert skipped["a2t", "species"] == skipped["a2i", "genus"] == 2
+    assert skipped["i2t", "species"] == 0
+    before = (tmp_path / "out" / "vectors" / "image.parquet").stat().st_mtime_ns
+    broken.write_bytes(good)
+    shutil.copy(release / "unseen" / "audio" / clips[1], folder / "unseen" / "audio" / clips[1])
+    assert biovita(*words, "--quiet").code == 0, "the mended files were not embedded"
+    assert read_json(tmp_path / "out" / "results.json")["run"]["left_out"] == {}
+    assert (tmp_path / "out" / "vectors" / "image.parquet").stat().st_mtime_ns == before, "pictures were embedded again"
+
+
+def test_a_file_that_is_not_there_is_an_error_that_names_it(
+    biovita: Callable[..., Any], release: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = shutil.copytree(release, tmp_path / "bench")
+    lost = min((folder / "unseen" / "image").iterdir())
+    lost.unlink()
     words = ("bench", "run", model_folder, folder, "--out", tmp_path / "out")
     ran = biovita(*words)
     assert ran.code == 2
     assert "lacks 1 of the" in ran.err
-    assert broken.stem in ran.err or "not embedded" in ran.err
-    before = (tmp_path / "out" / "vectors" / "audio.parquet").stat().st_mtime_ns
     ran = biovita("--json", *words, "--missing", "skip")
     assert ran.code == 3
     assert json.loads(ran.out)["n_refused"] == 1
-    assert (tmp_path / "out" / "vectors" / "audio.parquet").stat().st_mtime_ns == before
-    broken.write_bytes(good)
-    assert biovita(*words, "--quiet").code == 0, "the mended file was not embedded"
+
+
+def test_each_name_form_is_scored_and_only_texts_are_embedded_again(
+    biovita: Callable[..., Any], bench: Path, model_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    common = read_json(finished / "results.common_name.json")
+    assert common["run"]["names"] == "common_name"
+    apart = score_bench(bench, finished / "vectors", out=tmp_path / "r.json", names="common_name")
+    assert common["scenarios"] == apart["scenarios"]
+    out = shutil.copytree(finished, tmp_path / "out")
+    before = files_of(out)
+    ran = biovita("bench", "run", model_folder, bench, "--out", out, "--names", "taxonomy", "species")
+    assert ran.code == 0, ran.err
+    assert "seen taxonomy" in ran.out
+    after = files_of(out)
+    assert {name for name in before if before[name] == after[name]} == {
+        "vectors/audio.parquet",
+        "vectors/image.parquet",
+    }
+    assert read_json(out / "results.json")["run"]["names"] == "taxonomy"
+    ran = biovita("bench", "run", model_folder, bench, "--out", out, "--names", "klingon")
+    assert ran.code == 2
+    assert "--names klingon: no such name form here; this benchmark has species" in ran.err or "common_name" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -205,6 +255,7 @@ def test_a_benchmark_that_cannot_be_had_is_one_line(
 def test_the_comparison_names_difference_and_published_number() -> None:
     row = {"split": "unseen", "level": "species", "direction": "t2i", "n_queries": 288, "top1": 0.9, "top5": 0.95}
     results = {"scenarios": [row, {**row, "level": "genus"}], "run": {"made_up": False}}
-    (line,) = [line for line in bench_run.published_table(results).splitlines() if line.startswith("unseen")]
+    table = bench_run.published_table(bench_run.published(results))
+    (line,) = [line for line in table.splitlines() if line.startswith("unseen")]
     assert line.split() == ["unseen", "t2i", "288", "90.0", "86.5", "+3.5", "95.0", "96.2", "-1.2"]
-    assert bench_run.published_table({**results, "run": {"made_up": True}}) == ""
+    assert bench_run.published_table(bench_run.published({**results, "run": {"made_up": True}})) == ""

@@ -54,10 +54,30 @@ def test_the_gallery_takes_the_first_of_each_kind_in_a_seeded_order(inputs: Inpu
     for group in groups:
         for kind, row in group["rows"]:
             near = nearness(row["correct_taxon"], row["top_taxa"][0]) < 2
+            if kind in ("best", "worst"):
+                assert (row["rank"] == 1) == (kind == "best")
+                continue
             assert kind == ("right" if row["rank"] == 1 else "near" if near else "far")
             assert (row["direction"], row["split"], row["level"]) == (group["direction"], group["split"], "species")
     chosen = {seed: str([g["rows"] for g in choose(inputs, seed=seed)]) for seed in range(4)}
     assert len(set(chosen.values())) > 1
+
+
+def test_the_gallery_shows_the_widest_lead_and_the_lowest_rank(inputs: Inputs) -> None:
+    assert inputs.predictions is not None
+    n_shown = 0
+    for group in choose(inputs, seed=3):
+        where = {"direction": group["direction"], "split": group["split"], "level": "species"}
+        rows = [row for row in inputs.predictions.iter_rows(named=True) if where.items() <= row.items()]
+        shown = dict(group["rows"])
+        if "best" in shown:
+            lead = max(row["top_scores"][0] - row["top_scores"][1] for row in rows if row["rank"] == 1)
+            assert shown["best"]["top_scores"][0] - shown["best"]["top_scores"][1] == pytest.approx(lead)
+            n_shown += 1
+        if "worst" in shown:
+            assert shown["worst"]["rank"] == max(row["rank"] for row in rows)
+            n_shown += 1
+    assert n_shown > 12
 
 
 def test_cosines_agree_with_a_plain_loop(inputs: Inputs) -> None:

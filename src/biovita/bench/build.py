@@ -13,6 +13,7 @@ the others in a pool may be its relatives; every class may ask equally often.
 Each scenario draws from a stream of its own over sorted tables, so its content depends on seed and dataset alone.
 """
 
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from biovita.bench.names import LANGUAGE
 from biovita.bench.official import join_lists, join_names, write_csv
+from biovita.bench.slices import DURATION, RECORDINGS, SOURCE
 from biovita.bench.tasks import DIRECTIONS, LEVELS, SPLITS, Modality, Rules, Scenario, scenarios
 from biovita.data.dataset import Dataset
 from biovita.errors import BenchError
@@ -73,10 +76,12 @@ def make_bench(
     facts: dict[str, Any] = {"splits": {}, "scenarios": {}}
     species = media["species"].unique().sort().to_list()
     text_ids = dict(zip(species, slugs(species), strict=True))
+    names = names_of(source.taxa)
     orders = dict(media.sort("media_id").select("species", pl.col("order").fill_null("")).iter_rows())
     for split in SPLITS:
         try:
             indices = make_indices(media, split, text_ids)
+            indices["text"] = indices["text"].join(names, on="species", how="left", maintain_order="left")
             for modality, index in indices.items():
                 write_csv(part / split / f"{modality}_index.csv", index)
             facts["splits"][split] = {f"n_{modality}": len(index) for modality, index in indices.items()}
@@ -111,8 +116,18 @@ def make_bench(
     return manifest
 
 
+def names_of(taxa: pl.DataFrame) -> pl.DataFrame:
+    """List the common names of each species, a column a language that any species has a name in: `common_name_de`."""
+    spoken = [json.loads(names or "{}") for names in taxa["common_names"]]
+    languages = sorted({language for names in spoken for language in names})
+    columns = {f"{LANGUAGE}{language}": [names.get(language) for names in spoken] for language in languages}
+    return pl.DataFrame({"species": taxa["species"], **columns}, schema_overrides=dict.fromkeys(columns, pl.String))
+
+
 def make_indices(media: pl.DataFrame, split: str, text_ids: dict[str, str]) -> dict[Modality, pl.DataFrame]:
     """List the items of one split, sorted by id; text has one item a species, sorted by species.
+
+    Behind the columns of the release stand those that `bench.slices` and `bench.names` read.
 
     Args:
         media: the dataset's media table.
@@ -131,12 +146,20 @@ def make_indices(media: pl.DataFrame, split: str, text_ids: dict[str, str]) -> d
                 f"split test_{split} has no {modality} files, so half its scenarios cannot be made; add {modality} "
                 + ("of test species" if split == "seen" else "of withheld species, or withhold more species")
             )
+        facts = [SOURCE, DURATION] if modality == "audio" else [SOURCE]
         indices[modality] = (
-            items.rename({"media_id": "id", "path": "file_path"}).sort("id").select("id", "file_path", *LEVELS)
+            items.rename({"media_id": "id", "path": "file_path"}).sort("id").select("id", "file_path", *LEVELS, *facts)
         )
     species = rows.sort("species", "media_id").group_by("species", maintain_order=True).first()
+    trained = media.filter((pl.col("split") == "train") & (pl.col("modality") == "audio"))["species"].value_counts()
+    counts = dict(trained.iter_rows())
     indices["text"] = species.select(
-        pl.col("species").replace_strict(text_ids).alias("id"), *LEVELS, "class", pl.col("common_name").fill_null("")
+        pl.col("species").replace_strict(text_ids).alias("id"),
+        *LEVELS,
+        "class",
+        pl.col("common_name").fill_null(""),
+        pl.col("order").fill_null(""),
+        pl.col("species").replace_strict(counts, default=0, return_dtype=pl.Int64).alias(RECORDINGS),
     )
     return indices
 

@@ -1,5 +1,6 @@
-"""Where a model is wrong, how near was it? And which classes does it know?"""
+"""Where a model is wrong, how near was it? And which groups of queries does it know?"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import polars as pl
 
 from biovita.bench.tasks import LEVELS, Level, Modality
 
-UNKNOWN_CLASS = "unknown"
+UNKNOWN = "unknown"
 
 
 def lineages(indices: dict[Modality, pl.DataFrame], level: Level) -> dict[str, dict[str, str]]:
@@ -45,13 +46,23 @@ def error_consistency(
     return shares
 
 
-def by_class(taxon_class: list[str | None], rank: np.ndarray, k: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    """Return queries and top-k of each class, sorted by name; queries of no known class stand as `unknown`."""
-    names = np.array([name or UNKNOWN_CLASS for name in taxon_class])
+def by_group(
+    groups: Sequence[str | None], rank: np.ndarray, k: tuple[int, ...], order: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Return queries and top-k of each group that has any; queries of no known group stand as `unknown`.
+
+    Args:
+        groups: of each query: its class, its source, ...
+        rank: of the correct taxon (query,), from 1.
+        k: a hit means a rank of at most k.
+        order: of the groups; the others follow by name.
+    """
+    names = np.array([name or UNKNOWN for name in groups], dtype=str)
+    there = np.unique(names).tolist()
     return {
-        str(name): {
+        name: {
             "n_queries": int((names == name).sum()),
             **{f"top{n}": float((rank[names == name] <= n).mean()) for n in k},
         }
-        for name in np.unique(names)
+        for name in [*(one for one in order if one in there), *(one for one in there if one not in order)]
     }

@@ -101,17 +101,19 @@ class BioVita(AbsEncoder):
         meta: what MTEB shall know of it; by default `meta_of` the encoder.
 
     Attributes:
+        width: of its vectors.
         kept: the vector of each (modality, item); a text is its own item.
     """
 
     def __init__(self, encoder: Embeds, meta: ModelMeta | None = None) -> None:
         self.encoder = encoder
         self.mteb_model_meta = meta or meta_of(encoder)
+        self.width = int(encoder.embed_text(["owl"]).shape[1])
         self.kept: dict[tuple[str, str], np.ndarray] = {}
 
     def leave_out(self, items: Collection[tuple[str, str]]) -> None:
         """Give zeros for files that cannot be used, as the reference script does."""
-        self.kept |= dict.fromkeys(items, np.zeros(self.mteb_model_meta.embed_dim, np.float32))
+        self.kept.update(dict.fromkeys(items, np.zeros(self.width, np.float32)))
 
     def encode(
         self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, prompt_type: Any = None, **_: Any
@@ -306,7 +308,7 @@ def evaluate(model: BioVita, tasks: list[Any], out: Path, *, batch_size: int = B
         the scores of each scenario, by its name (unseen/species/a2t): `top1`, `top5`, `top10`.
     """
     found = mteb.evaluate(
-        model,
+        model,  # pyright: ignore[reportArgumentType] - the protocol names arguments of a constructor that is not called
         tasks,
         co2_tracker=False,
         cache=mteb.ResultCache(out),

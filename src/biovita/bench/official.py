@@ -91,6 +91,10 @@ class Bench:
             found |= {item: root / name for item, name in names.items()}
         return found
 
+    def text_index(self) -> pl.DataFrame:
+        """Return the names of all splits, each id once; a column that only some splits have is null elsewhere."""
+        return pl.concat([read_index(home, "text") for home in self.splits.values()], how="diagonal").unique("id")
+
 
 def open_bench(folder: Path, split: str | None = None) -> Bench:
     """Open a benchmark folder, ours or the official layout, and prove that its files are there and unchanged.

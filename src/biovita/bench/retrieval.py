@@ -10,6 +10,7 @@
 """
 
 import os
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,7 +26,9 @@ N_TOP = 5
 N_THREADS = min(8, os.cpu_count() or 1)
 BLOCK_QUERIES = 8192
 BLOCK_CELLS = 4_000_000  # queries x samples of one product
+DENSE = 32  # samples for each place in a pool, up to which all are multiplied with all
 N_NAMED = 5
+N_SAMPLE = 2048  # queries whose scores are kept for the calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,9 @@ class Ranking:
         rank: place of the correct taxon, from 1.
         top_taxon, top_item, top_score: the best N_TOP candidates (index into `task.taxa`, `task.items`), -1 and NaN
             where a pool is smaller.
+        sample: of the scored queries, those whose scores are kept: all, or N_SAMPLE at equal distances.
+        sample_score: float32 (sample, width), -inf where a pool is smaller.
+        sample_match: column of the match there.
     """
 
     is_scored: np.ndarray
@@ -65,6 +71,9 @@ class Ranking:
     top_taxon: np.ndarray
     top_item: np.ndarray
     top_score: np.ndarray
+    sample: np.ndarray
+    sample_score: np.ndarray
+    sample_match: np.ndarray
 
 
 def vectors_of(table: EmbeddingTable | None, source: str, modality: str, level: str) -> Vectors:
@@ -95,7 +104,15 @@ def vectors_of(table: EmbeddingTable | None, source: str, modality: str, level: 
     return Vectors(source=source, row=row, embedding=table.embedding)
 
 
-def rank_task(task: Task, query: Vectors, target: Vectors, *, ties: Ties, missing: Missing) -> Ranking:
+def rank_task(
+    task: Task,
+    query: Vectors,
+    target: Vectors,
+    *,
+    ties: Ties,
+    missing: Missing,
+    left_out: Container[str] = (),
+) -> Ranking:
     """Rank the candidates of every query of a task.
 
     Args:
@@ -105,29 +122,35 @@ def rank_task(task: Task, query: Vectors, target: Vectors, *, ties: Ties, missin
         ties: see `metrics.rank_of_match`.
         missing: `error` names the ids; `skip` leaves out every query that would need a missing vector; `zero` puts
             zeros there, as the reference script does (and a candidate without samples comes last).
+        left_out: ids that do not count, since their files hold no sound or picture: they ask nothing, and a candidate
+            stands with its other samples. A query with a candidate that has no others is left out.
 
     Raises:
         BenchError: a vector is missing, or a candidate has no samples, under `error`.
     """
     query_row, item_row = query.rows(task.payload_id), target.rows(task.items)
-    lost_queries = sorted({task.payload_id[i] for i in np.flatnonzero(query_row < 0)})
-    lost_items = [task.items[i] for i in np.flatnonzero(item_row < 0)]
+    asks = np.array([name not in left_out for name in task.payload_id], dtype=bool)
+    counts = np.array([name not in left_out for name in task.items], dtype=bool)
+    lost_queries = sorted({task.payload_id[i] for i in np.flatnonzero(asks & (query_row < 0))})
+    lost_items = [task.items[i] for i in np.flatnonzero(counts & (item_row < 0))]
     is_empty = np.append(np.diff(task.group_start) == 0, False)  # the last is for -1, no candidate
+    is_emptied = ~is_empty & np.append(_sums(task, counts) == 0, False)
     if missing == "error":
         _refuse(task, query, lost_queries, task.payload_id)
         _refuse(task, target, lost_items, task.items)
         _refuse_empty(task, is_empty)
-    is_scored = np.ones(len(task), bool)
+    is_scored = asks & ~is_emptied[task.group].any(axis=1)
     if missing == "skip":
-        n_lost = np.concatenate([[0], np.cumsum(item_row[task.group_item] < 0)])[task.group_start]
-        lacks = is_empty | np.append(np.diff(n_lost) > 0, False)
-        is_scored = (query_row >= 0) & ~lacks[task.group].any(axis=1)
+        lacks = is_empty | np.append(_sums(task, counts & (item_row < 0)) > 0, False)
+        is_scored &= (query_row >= 0) & ~lacks[task.group].any(axis=1)
     scored = np.flatnonzero(is_scored)
     dim = max(1, query.embedding.shape[1], target.embedding.shape[1])
     n_top = min(N_TOP, task.taxon.shape[1])
     rank = np.zeros(len(scored), np.int64)
     kinds = {"taxon": np.int64, "item": np.int64, "score": np.float32}
     top = {name: np.zeros((len(scored), n_top), kind) for name, kind in kinds.items()}
+    sample = np.unique(np.linspace(0, len(scored) - 1, min(N_SAMPLE, len(scored))).astype(np.int64))
+    sample_score = np.empty((len(sample), task.taxon.shape[1]), np.float32)
     block = min(BLOCK_QUERIES, -(-len(scored) // N_THREADS)) or 1
 
     def rank_block(start: int) -> None:
@@ -137,8 +160,10 @@ def rank_task(task: Task, query: Vectors, target: Vectors, *, ties: Ties, missin
         is_candidate = taxon >= 0
         is_match = taxon == task.correct[rows, None]
         asked = _unit(query.embedding, query_row[rows], dim)
-        score, item = _best_samples(asked, task, task.group[rows], target.embedding, item_row)
+        score, item = _best_samples(asked, task, task.group[rows], target.embedding, item_row, counts)
         rank[out] = rank_of_match(score, is_match, is_candidate, ties=ties)
+        kept = slice(*np.searchsorted(sample, [start, start + block]))
+        sample_score[kept] = np.where(is_candidate, score, -np.inf)[sample[kept] - start]
         order, is_real = best_first(score, is_match, is_candidate, ties=ties, n=n_top)
         for name, values, none in (("taxon", taxon, -1), ("item", item, -1), ("score", score, np.nan)):
             top[name][out] = np.where(is_real, np.take_along_axis(values, order, axis=1), none)
@@ -152,11 +177,24 @@ def rank_task(task: Task, query: Vectors, target: Vectors, *, ties: Ties, missin
         top_taxon=top["taxon"],
         top_item=top["item"],
         top_score=top["score"],
+        sample=sample,
+        sample_score=sample_score,
+        sample_match=(task.taxon == task.correct[:, None])[scored[sample]].argmax(axis=1),
     )
 
 
+def _sums(task: Task, values: np.ndarray) -> np.ndarray:
+    """Count in each group the items for which something is true, int64 (group,)."""
+    return np.diff(np.concatenate([[0], np.cumsum(values[task.group_item])])[task.group_start])
+
+
 def _best_samples(
-    asked: np.ndarray, task: Task, group: np.ndarray, embedding: np.ndarray, item_row: np.ndarray
+    asked: np.ndarray,
+    task: Task,
+    group: np.ndarray,
+    embedding: np.ndarray,
+    item_row: np.ndarray,
+    counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score each candidate as its best sample, and say which sample that was (the first of equals).
 
@@ -166,6 +204,7 @@ def _best_samples(
         group: group of each candidate (query, width), -1 beyond a pool.
         embedding: vectors of the target modality.
         item_row: row of each item there, -1 where missing.
+        counts: whether an item counts at all, bool (item,).
 
     Returns:
         score float32 (query, width), -inf where there are no samples; item int64 (query, width), -1 there.
@@ -173,10 +212,13 @@ def _best_samples(
     width = group.shape[1]
     score = np.full(group.size, -np.inf, np.float32)
     best = np.full(group.size, -1, np.int64)
+    if counts.all() and (np.diff(task.group_start) == 1).all() and len(task.items) <= DENSE * width:
+        return _only_samples(asked, task, group, embedding, item_row)
     cells = np.argsort(group, axis=None, kind="stable")
     present, starts = np.unique(group.ravel()[cells], return_index=True)
     for g, start, end in zip(present, starts, [*starts[1:], len(cells)], strict=True):
         items = task.group_item[task.group_start[g] : task.group_start[g + 1]]
+        items = items[counts[items]]
         if g < 0 or len(items) == 0:
             continue
         samples = _unit(embedding, item_row[items], asked.shape[1]).T
@@ -188,6 +230,25 @@ def _best_samples(
             score[some] = cosine[np.arange(len(some)), nearest]
             best[some] = items[nearest]
     return score.reshape(group.shape), best.reshape(group.shape)
+
+
+def _only_samples(
+    asked: np.ndarray, task: Task, group: np.ndarray, embedding: np.ndarray, item_row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Do what `_best_samples` does where every candidate has one sample, by products with all samples.
+
+    As long as they are few, that is quicker than to gather the queries of each.
+    """
+    samples = _unit(embedding, item_row, asked.shape[1]).T
+    best = np.where(group >= 0, task.group_item[np.maximum(group, 0)], -1)
+    score = np.empty(group.shape, np.float32)
+    step = max(1, BLOCK_CELLS // len(task.items))
+    for start in range(0, len(group), step):
+        some = slice(start, start + step)
+        cosine = (asked[some] @ samples).astype(np.float32)
+        score[some] = np.take_along_axis(cosine, np.maximum(best[some], 0), axis=1)
+    score[group < 0] = -np.inf
+    return score, best
 
 
 def _unit(embedding: np.ndarray, rows: np.ndarray, dim: int) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Score a model's stored vectors on a benchmark folder: results for people, results for programs, every prediction.
 
 1. Open the benchmark and the three embedding files, and refuse what does not fit together.
-2. Rank each scenario's candidates; top-k, chance, an interval over taxa, classes, and how near the errors were.
+2. Rank each scenario's candidates; top-k, chance, an interval over taxa, groups of queries, how near the errors were,
+   and how well scores become probabilities.
 3. Write `results.json`, and beside it `<name>.predictions.parquet`, from which any other measure can be computed.
 
 Nothing in the results depends on the clock or the machine: two runs are equal to the digit.
 """
 
 import platform
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +19,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from biovita.bench.confusion import by_class, error_consistency, lineages
+from biovita.bench.calibration import calibration
+from biovita.bench.confusion import error_consistency, lineages
 from biovita.bench.metrics import CONFIDENCE, N_RESAMPLES, chance, interval
 from biovita.bench.official import Bench, open_bench, read_indices, read_task
 from biovita.bench.retrieval import Ranking, Vectors, named, rank_task, vectors_of
+from biovita.bench.slices import slices_of
 from biovita.bench.tasks import DIRECTIONS, LEVELS, MODALITIES, Level, Missing, Modality, Task, Ties
 from biovita.embed.store import check_joinable, read_embeddings
 from biovita.errors import BenchError
@@ -69,6 +74,7 @@ def score_bench(
     ties: Ties = "against",
     missing: Missing = "error",
     names: str = "species",
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score every scenario of a benchmark and write results and predictions.
 
@@ -81,6 +87,7 @@ def score_bench(
         ties: see `metrics.rank_of_match`.
         missing: see `retrieval.rank_task`.
         names: the name form, a `level` of text.parquet, that stands for a species; genus and family keep theirs.
+        left_out: ids whose files hold no sound or picture, with the reasons; see `retrieval.rank_task`.
 
     Returns:
         the content of the results file.
@@ -92,7 +99,7 @@ def score_bench(
     if not k or min(k) < 1:
         raise BenchError(f"--k {' '.join(map(str, k)) or '(none)'}: give whole numbers from 1")
     k = tuple(sorted(set(k)))
-    out = Path(out)
+    out, left_out = Path(out), left_out or {}
     opened = open_bench(Path(bench), split)
     bank = open_bank(Path(embeddings), missing, names)
     indices = {name: read_indices(folder) for name, folder in opened.splits.items()}
@@ -101,16 +108,23 @@ def score_bench(
         task = read_task(opened.splits[scenario.split], scenario, indices[scenario.split])
         query = bank.vectors[scenario.query, scenario.level]
         target = bank.vectors[scenario.target, scenario.level]
-        ranking = rank_task(task, query, target, ties=ties, missing=missing)
-        rows.append(summarise(task, ranking, lineages(indices[scenario.split], scenario.level), k))
+        ranking = rank_task(task, query, target, ties=ties, missing=missing, left_out=left_out)
+        rows.append(summarise(task, ranking, indices[scenario.split], k))
         predictions.append(predictions_of(task, ranking))
         lost.update(ranking.missing_ids)
     results = {
         "schema": SCHEMA,
         "scenarios": rows,
         "mean": means(rows, k),
-        "run": describe(opened, bank, k=k, ties=ties, missing=missing, names=names),
+        "run": describe(opened, bank, k=k, ties=ties, missing=missing, names=names)
+        | {"left_out": dict(sorted(Counter(left_out.values()).items()))},
     }
+    if left_out:
+        n_skipped = sum(row["n_skipped"] for row in rows)
+        warn(
+            f"{opened.folder}: {len(left_out):,} files hold nothing to embed and count neither as query nor as sample "
+            f"({named(sorted(left_out))}); {n_skipped:,} queries are left out"
+        )
     if lost:
         n_skipped = sum(row["n_skipped"] for row in rows)
         effect = f"{n_skipped:,} queries are left out" if missing == "skip" else "zeros stand for them"
@@ -144,7 +158,9 @@ def open_bank(folder: Path, missing: Missing, names: str = "species") -> Bank:
     )
 
 
-def summarise(task: Task, ranking: Ranking, higher: dict[str, dict[str, str]], k: tuple[int, ...]) -> dict[str, Any]:
+def summarise(
+    task: Task, ranking: Ranking, indices: dict[Modality, pl.DataFrame], k: tuple[int, ...]
+) -> dict[str, Any]:
     """Turn one ranking into one row of results; shares are None where every query was left out."""
     rank, n = ranking.rank, len(ranking.rank)
     correct = task.correct[ranking.is_scored]
@@ -165,9 +181,12 @@ def summarise(task: Task, ranking: Ranking, higher: dict[str, dict[str, str]], k
         **dict(zip(tops, hits.mean(axis=0).tolist() if n else [None] * len(k), strict=True)),
         "chance": dict(zip(tops, [chance(pools, top) if n else None for top in k], strict=True)),
         "ci95": dict(zip(tops, map(list, interval(hits, correct)) if n else [None] * len(k), strict=True)),
-        "by_class": by_class([task.taxon_class[t] for t in correct], rank, k),
+        **slices_of(task, indices, ranking.is_scored, rank, k),
+        "calibration": calibration(ranking.sample_score, ranking.sample_match, correct[ranking.sample]),
         "error_consistency": error_consistency(
-            [task.taxa[t] for t in correct[wrong]], [task.taxa[t] for t in ranking.top_taxon[wrong, 0]], higher
+            [task.taxa[t] for t in correct[wrong]],
+            [task.taxa[t] for t in ranking.top_taxon[wrong, 0]],
+            lineages(indices, scenario.level),
         ),
     }
 

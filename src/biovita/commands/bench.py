@@ -2,8 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from biovita.bench.official import Bench
     from biovita.embed.extract import How, Outcome
     from biovita.models.encoder import Embedder
+    from biovita.models.pieces import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,9 @@ class Embed(Using):
     """The benchmark folder, ours or in the official layout."""
     out: Path
     """Folder for audio.parquet, image.parquet and text.parquet."""
+    names: tuple[str, ...] = ()
+    """What stands for a species: species (scientific name), common_name, taxonomy, scientific_and_common,
+    taxonomy_and_common, common_name_de, ...; default: the first two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,38 +103,46 @@ def run_embed(config: Embed) -> int:
 
     bench = open_bench(config.bench)
     encoder = load_model(config)
-    done = list(embed_bench(encoder, bench, config.out, how_of(config)))
+    done = [embed() for embed in embed_bench(encoder, bench, config.out, how_of(config), config.names).values()]
     refused = dict(sorted(Counter(bad.reason for one in done for bad in one.bad).items()))
     facts = {"bench_sha256": bench.sha256, "weights_sha256": encoder.weights_sha256, **bench.facts}
     return finish(config, config.out / "run.json", done, **facts, refused=refused)
 
 
-def embed_bench(encoder: "Embedder", bench: "Bench", out: Path, how: "How") -> Iterator["Outcome"]:
-    """Embed sounds, pictures and names of a benchmark; text gets a row for each name form of each species.
+def embed_bench(
+    encoder: "Embedder", bench: "Bench", out: Path, how: "How", names: Sequence[str] = ()
+) -> "dict[Modality, Callable[[], Outcome]]":
+    """Say how sounds, pictures and names of a benchmark are embedded, each by a call of its own.
 
     Media of ours have passed the check; those of an official folder are strangers' and are checked one by one.
-    """
-    import polars as pl
 
-    from biovita.bench.official import read_index
+    Args:
+        encoder: the model.
+        bench: what is embedded.
+        out: folder for audio.parquet, image.parquet and text.parquet.
+        how: windows, pooling, speed.
+        names: see `bench.names.forms_of`.
+    """
+    from biovita.bench.names import forms_of, texts_of
     from biovita.embed.extract import embed_labels, embed_media
 
-    for modality in media_of(encoder):
+    index = bench.text_index()
+    forms = forms_of(index, names)
+
+    def embed_files(modality: "Modality") -> "Outcome":
         files = bench.files(modality)
         ids = sorted(files)
         paths = [files[item].resolve() if bench.media else files[item] for item in ids]  # the hub's cache holds links
-        known = None if bench.media and ids else modality
-        yield embed_media(encoder, out / f"{modality}.parquet", ids=ids, paths=paths, modality=known, how=how)
-    names = pl.concat([read_index(home, "text") for home in bench.splits.values()], how="diagonal").unique("id")
-    given = [pl.col(name).replace("", None) for name in ("common_name", "com_canon", "text") if name in names.columns]
-    texts = (
-        names.sort("id")
-        .select("id", "species", "genus", "family", *([pl.coalesce(given).alias("common_name")] if given else []))
-        .unpivot(index="id", variable_name="level", value_name="text")
-    )
-    texts = texts.filter(pl.col("text").fill_null("") != "").sort("id", "level")
-    ids, forms, given = (texts[column].to_list() for column in ("id", "level", "text"))
-    yield embed_labels(encoder, out / "text.parquet", ids=ids, texts=given, levels=forms, how=how)
+        file = out / f"{modality}.parquet"
+        return embed_media(encoder, file, ids=ids, paths=paths, modality=modality, is_checked=not bench.media, how=how)
+
+    def embed_texts() -> "Outcome":
+        texts = texts_of(index, forms)
+        ids, levels, given = (texts[column].to_list() for column in ("id", "level", "text"))
+        return embed_labels(encoder, out / "text.parquet", ids=ids, texts=given, levels=levels, how=how)
+
+    media: Sequence[Modality] = media_of(encoder)
+    return {**{modality: partial(embed_files, modality) for modality in media}, "text": embed_texts}
 
 
 def run_score(config: Score) -> None:

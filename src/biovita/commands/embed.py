@@ -74,7 +74,7 @@ def run_embed(config: Embed) -> int:
         from biovita.commands.bench import embed_bench
 
         bench = open_bench(whole[0])
-        done = list(embed_bench(load_model(config), bench, config.out, how))
+        done = [embed() for embed in embed_bench(load_model(config), bench, config.out, how).values()]
     elif whole:
         done = embed_dataset(load_model(config), whole[0], config.out, how)
     elif config.text:

@@ -83,6 +83,7 @@ def embed_media(
     ids: Sequence[str],
     paths: Sequence[Path],
     modality: Modality | None = None,
+    is_checked: bool = True,
     how: How | None = None,
 ) -> Outcome:
     """Embed recordings and pictures into one file, in order.
@@ -92,7 +93,9 @@ def embed_media(
         out: the Parquet file.
         ids: one a file, all different.
         paths: the files.
-        modality: of all of them, which have passed the check; None for unknown files, which are checked one by one.
+        modality: of all of them; None for unknown files.
+        is_checked: files of a known modality have passed the check; if not, and where the modality is not known, they
+            are checked one by one, and a file of another modality is refused.
         how: windows, pooling, speed.
 
     Raises:
@@ -104,7 +107,9 @@ def embed_media(
         write_embeddings(out, ids=[], modality=modality, embedding=vectors, **facts_of(encoder, how))
         return Outcome()
     items = (
-        partial(_checked, workers=how.workers or os.cpu_count() or 1) if modality is None else partial(_known, modality)
+        partial(_known, modality)
+        if modality and is_checked
+        else partial(_checked, wanted=modality, workers=how.workers or os.cpu_count() or 1)
     )
     return _embed(encoder, out, ids=ids, things=paths, items=items, how=how)
 
@@ -170,10 +175,12 @@ def _known(modality: Modality, things: Sequence[Any]) -> Iterator[Item]:
     return ((modality, thing) for thing in things)
 
 
-def _checked(paths: Sequence[Path], *, workers: int) -> Iterator[Item]:
+def _checked(paths: Sequence[Path], *, wanted: Modality | None, workers: int) -> Iterator[Item]:
     """Look at strangers' files in a limited child before anything here opens them."""
     for path, verdict in zip(paths, check_files(paths, workers=workers), strict=True):
-        if verdict.ok and verdict.modality in ("audio", "image"):
+        if verdict.ok and wanted and verdict.modality != wanted:
+            yield MediaError("wrong_modality", f"{path}: is listed as {wanted} and holds {verdict.modality}")
+        elif verdict.ok and verdict.modality in ("audio", "image"):
             yield verdict.modality, path
         else:
             yield MediaError(verdict.reason or "not_media", verdict.detail)

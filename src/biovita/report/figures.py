@@ -37,6 +37,44 @@ def _interval(row: dict[str, Any] | None, top: str) -> plots.Interval | None:
     return plots.Interval(share=row[top], low=low, high=high, chance=row["chance"][top])
 
 
+def reliability(inputs: Inputs) -> list[dict[str, Any]]:
+    """Draw for each split how well scores become probabilities at species level, and list the numbers."""
+    drawn = []
+    for split in inputs.splits:
+        found = {
+            d: row["calibration"]
+            for d in DIRECTIONS
+            if (row := inputs.scenario(split, "species", d)) and row.get("calibration")
+        }
+        if not found:
+            continue
+        lines = []
+        for direction, fit in found.items():
+            colour, dashed = DIRECTION_STYLE[direction]
+            x, y = np.array([(part["mean_prob"], part["top1"]) for part in fit["bins"]], float).T
+            lines.append(plots.Line(x=x, y=y, colour=f"c{colour}", dashed=dashed))
+        name = tables.split_name(split)
+        alt = f"{name}: share of right first answers over their probability, by direction; the table has the errors"
+        drawn.append(
+            {
+                "split": name,
+                "svg": Markup(plots.reliability(lines, name=f"reliability-{split}", alt=alt)),  # noqa: S704
+                "rows": [
+                    {
+                        "name": tables.DIRECTION_NAMES[d],
+                        "direction": d,
+                        "cells": [
+                            f"{fit['scale']:.3g}",
+                            *(f"{100 * fit[key]:.1f}" for key in ("mean_prob", "top1", "ece")),
+                        ],
+                    }
+                    for d, fit in found.items()
+                ],
+            }
+        )
+    return drawn
+
+
 def curves(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Draw the training log: losses, temperature, rate, ramp, and top-1 on the validation split."""
     steps, stages = steps_in_a_row(log)

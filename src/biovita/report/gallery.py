@@ -1,7 +1,9 @@
 """Queries with their ranked answers, drawn by a rule that leaves no room for taste.
 
 For each direction and split the queries at species level are shuffled with a fixed seed; shown are the first that was
-answered rightly, the first answered wrongly within the right family, and the first answered wrongly outside it.
+answered rightly, the first answered wrongly within the right family, and the first answered wrongly outside it. Beside
+them stand the best, whose right answer leads the second by the widest margin, and the worst, whose right answer is
+ranked lowest; the shuffled order decides between equals.
 """
 
 import base64
@@ -32,6 +34,7 @@ from biovita.report.tables import (
 
 PURPOSE_GALLERY = 82
 KINDS = {"right": "Right", "near": "Wrong, in the right family", "far": "Wrong, in another family"}
+EXTREMES = {"best": "Best: right by the widest margin", "worst": "Worst: the right answer ranked lowest"}
 SEARCHED_S = 60.0  # of a long recording, for its onset
 
 
@@ -66,13 +69,19 @@ def choose(inputs: Inputs, *, seed: int) -> list[dict[str, Any]]:
             )
             kind = np.where(rows["rank"].to_numpy() == 1, 0, np.where(relation < 2, 1, 2))
             order = np.random.default_rng([seed, PURPOSE_GALLERY, d, s]).permutation(len(rows))
-            first = {name: order[kind[order] == k][:1] for k, name in enumerate(KINDS)}
+            picks = [(name, row) for k, name in enumerate(KINDS) for row in order[kind[order] == k][:1]]
+            score = rows["top_scores"].list
+            margin = (score.get(0) - score.get(1, null_on_oob=True)).fill_null(-np.inf).to_numpy()
+            lead, rank = np.where(kind == 0, margin, -np.inf), np.where(kind == 0, 0, rows["rank"].to_numpy())
+            for name, height in (("best", lead), ("worst", rank)):
+                row = order[height[order].argmax()]
+                picks += [(name, row)] if height[row] > 0 and row not in [one for _, one in picks] else []
             groups.append(
                 {
                     "direction": direction,
                     "split": split,
                     "shares": [(KINDS[name], share_text(float((kind == k).mean()))) for k, name in enumerate(KINDS)],
-                    "rows": [(name, rows.row(int(row), named=True)) for name, at in first.items() for row in at],
+                    "rows": [(name, rows.row(int(row), named=True)) for name, row in picks],
                 }
             )
     return groups
@@ -122,7 +131,7 @@ def _card(inputs: Inputs, shelf: "Shelf", kind: str, row: dict[str, Any]) -> dic
     lineage = inputs.catalogue.species.get(truth, {})
     return {
         "kind": kind,
-        "kind_name": KINDS[kind],
+        "kind_name": (KINDS | EXTREMES)[kind],
         "query": shelf.show(row["query_payload_id"], query, QUERY),
         "truth": truth,
         "common": lineage.get("common_name", ""),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from biovita.files import write_text
 from biovita.log import say
 from biovita.report import tables
-from biovita.report.figures import DIRECTION_STYLE, curves, dot_plots, joint_map
+from biovita.report.figures import DIRECTION_STYLE, curves, dot_plots, joint_map, reliability
 from biovita.report.gallery import make_gallery
 from biovita.report.inputs import DIRECTIONS, RELATIONS, Inputs, read_inputs
 
@@ -87,7 +87,8 @@ def render(inputs: Inputs, *, title: str, seed: int) -> str:
         "dots": dot_plots(inputs),
         "splits": [(s, tables.split_name(s), tables.SPLIT_MEANS.get(s, "")) for s in inputs.splits],
         "curves": curves(inputs.log) if inputs.log else None,
-        "class_table": tables.class_table(inputs),
+        "groups": tables.group_tables(inputs),
+        "reliability": reliability(inputs),
         "runs": tables.runs(inputs),
         "model": tables.model_facts(inputs),
         "card": tables.data_card(inputs) if inputs.dataset else None,

@@ -149,6 +149,32 @@ def panel(
         return _inline(figure, name, alt)
 
 
+def reliability(lines: Sequence[Line], *, name: str, alt: str) -> str:
+    """Draw how often answers are right over the probability that they were given, and the diagonal of a true word.
+
+    Args:
+        lines: shares of 1 in both directions.
+        name: unique among the figures of the page.
+        alt: the text for those who do not see it.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.7, 4.2))
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=STAND_IN["muted"], lw=0.8, ls=":")
+        for line in lines:
+            axes.plot(line.x, line.y, "--" if line.dashed else "-", color=STAND_IN[line.colour], lw=1.6, marker=".")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.set_xlabel("mean probability of the first answer")
+        axes.set_ylabel("right first answers")
+        axes.grid()
+        axes.set_axisbelow(True)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        return _inline(figure, name, alt)
+
+
 def scatter(place: np.ndarray, modality: Sequence[str], hue: Sequence[int], *, name: str, alt: str) -> str:
     """Draw a map of points: the shape tells the modality, the colour the group.
 

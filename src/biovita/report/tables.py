@@ -243,32 +243,43 @@ def relatives(errors: dict[str, list[Errors]]) -> list[str]:
     return said
 
 
-def class_table(inputs: Inputs) -> list[dict[str, Any]]:
-    """Lay out the share of right answers by class at species level: a block a split, a row a class."""
+GROUPS = {  # key of a scenario's row -> what its groups are, in the words of the page
+    "by_class": "class",
+    "by_rarity": "recordings of the species in training",
+    "by_duration": "length of the recording that asks",
+    "by_source": "source of the file that asks",
+}
+
+
+def group_tables(inputs: Inputs) -> list[dict[str, Any]]:
+    """Lay out the share of right answers at species level: a kind of group, in it a block a split, a row a group.
+
+    Classes stand by size, other groups in the order of the results. Where all queries are of one group there is nothing
+    to tell apart, and no block.
+    """
     top = tops(inputs)[0]
-    blocks = []
-    for split in inputs.splits:
-        rows = {d: row for d in DIRECTIONS if (row := inputs.scenario(split, "species", d)) and row.get("by_class")}
-        hottest = max((part[top] for row in rows.values() for part in row["by_class"].values()), default=0.0)
-        classes: dict[str, int] = {}
-        for row in rows.values():
-            for name, part in row["by_class"].items():
-                classes[name] = classes.get(name, 0) + part["n_queries"]
-        table = [
-            {
-                "name": name,
-                "n": count_text(classes[name]),
-                "cells": [_class_cell(rows.get(d), name, top, hottest) for d in DIRECTIONS],
-            }
-            for name in sorted(classes, key=lambda name: (-classes[name], name))
-        ]
-        if table:
-            blocks.append({"split": split, "split_name": split_name(split), "rows": table})
-    return blocks
+    found = []
+    for key, title in GROUPS.items():
+        blocks = []
+        for split in inputs.splits:
+            rows = {d: row for d in DIRECTIONS if (row := inputs.scenario(split, "species", d)) and row.get(key)}
+            hottest = max((part[top] for row in rows.values() for part in row[key].values()), default=0.0)
+            sizes: dict[str, int] = {}
+            for row in rows.values():
+                for name, part in row[key].items():
+                    sizes[name] = sizes.get(name, 0) + part["n_queries"]
+            names = sorted(sizes, key=lambda name: (-sizes[name], name)) if key == "by_class" else list(sizes)
+            cells = {name: [_group_cell(rows.get(d), key, name, top, hottest) for d in DIRECTIONS] for name in names}
+            if len(names) > (key != "by_class"):
+                table = [{"name": name, "n": count_text(sizes[name]), "cells": cells[name]} for name in names]
+                blocks.append({"split": split, "split_name": split_name(split), "rows": table})
+        if blocks:
+            found.append({"key": key, "title": title, "blocks": blocks})
+    return found
 
 
-def _class_cell(row: dict[str, Any] | None, name: str, top: str, hottest: float) -> dict[str, Any] | None:
-    part = row["by_class"].get(name) if row else None
+def _group_cell(row: dict[str, Any] | None, key: str, name: str, top: str, hottest: float) -> dict[str, Any] | None:
+    part = row[key].get(name) if row else None
     if not part or not part["n_queries"]:
         return None
     return {"share": f"{100 * part[top]:.0f}", "n": count_text(part["n_queries"]), "heat": _heat(part[top], hottest)}
