@@ -63,15 +63,18 @@ def test_the_error_is_small_where_the_softmax_is_true_and_equals_a_plain_count()
     assert found is not None
     assert found["ece"] < 0.03
     halves = [np.isin(taxon, np.unique(taxon)[start::2]) for start in (0, 1)]
-    bins: dict[int, list[tuple[float, bool]]] = {}
+    judged_all: list[tuple[float, int, bool]] = []
     for fitted, judged in (halves, halves[::-1]):
         scale = fit_scale(score[fitted], match[fitted])
-        for row, own in zip(score[judged].tolist(), match[judged].tolist(), strict=True):
+        for n in np.flatnonzero(judged).tolist():
+            row = score[n].tolist()
             weights = [math.exp(scale * (s - max(row))) for s in row]
-            prob = max(weights) / sum(weights)
-            bins.setdefault(min(int(prob * 10), 9), []).append((prob, row.index(max(row)) == own))
-    error = sum(abs(sum(p for p, _ in part) - sum(r for _, r in part)) for part in bins.values()) / len(match)
-    assert found["ece"] == pytest.approx(error, abs=1e-9)
+            judged_all.append((max(weights) / sum(weights), n, row.index(max(row)) == match[n]))
+    judged_all.sort()
+    size = len(match) // 10
+    bins = [judged_all[i * size : (i + 1) * size] for i in range(10)]
+    error = sum(abs(sum(p for p, _, _ in part) - sum(r for _, _, r in part)) for part in bins) / len(match)
+    assert found["ece"] == pytest.approx(error, abs=1e-6)
     assert sum(part["n_queries"] for part in found["bins"]) == len(match)
 
 

@@ -15,7 +15,7 @@ from biovita.data.dataset import Dataset
 
 def test_a_value_on_an_edge_belongs_to_the_group_that_begins_there():
     values = pl.Series([0.0, 4.99, 5, 10, 29.9, 60, 7200, None])
-    names = ["under 5 s", "under 5 s", "5 to 10 s", "10 to 30 s", "10 to 30 s", "60 s or more", "60 s or more", None]
+    names = ["0 to 5 s", "0 to 5 s", "5 to 10 s", "10 to 30 s", "10 to 30 s", "60 s or more", "60 s or more", None]
     assert names_of(values, DURATIONS) == names
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-N_BINS = 10
+N_BINS, LEAST_IN_BIN = 10, 50  # fewer queries say little of how often they are right
 LARGEST_SCALE = 1e4  # of cosines: beyond it a softmax is an argmax
 N_HALVINGS = 40
 
@@ -56,8 +56,9 @@ def calibration(score: np.ndarray, match: np.ndarray, taxon: np.ndarray) -> dict
 
     Returns:
         `scale` (mean of both), `mean_prob` of the first answers beside their `top1`, `ece` (expected calibration
-        error: the mean distance of the two over ten bins of probability), and `bins` with the same three numbers each;
-        None with fewer than two taxa. Matches without samples, which `--missing zero` lets pass, are left out.
+        error: the mean distance of the two over bins of equally many queries, sorted by probability; ten, or fewer so
+        that each has 50), and `bins` with the same three numbers each. None with fewer than two taxa. Matches without
+        samples, which `--missing zero` lets pass, are left out.
     """
     has = np.isfinite(score[np.arange(len(score)), match])
     score, match, taxon = score[has], match[has], taxon[has]
@@ -70,11 +71,11 @@ def calibration(score: np.ndarray, match: np.ndarray, taxon: np.ndarray) -> dict
         scales.append(fit_scale(score[~judged], match[~judged]))
         prob[judged] = probabilities(score[judged], scales[-1]).max(axis=1)
     right = (score > own[:, None]).sum(axis=1) + (score == own[:, None]).sum(axis=1) == 1
-    place = np.minimum((prob * N_BINS).astype(int), N_BINS - 1)
+    n_bins = max(1, min(N_BINS, len(prob) // LEAST_IN_BIN))
+    parts = np.array_split(np.argsort(prob, kind="stable"), n_bins)
     bins = [
-        {"n_queries": int(some.sum()), "mean_prob": float(prob[some].mean()), "top1": float(right[some].mean())}
-        for some in (place == n for n in range(N_BINS))
-        if some.any()
+        {"n_queries": len(part), "mean_prob": float(prob[part].mean()), "top1": float(right[part].mean())}
+        for part in parts
     ]
     return {
         "n_queries": len(score),

@@ -46,23 +46,19 @@ def error_consistency(
     return shares
 
 
-def by_group(
-    groups: Sequence[str | None], rank: np.ndarray, k: tuple[int, ...], order: Sequence[str] = ()
-) -> dict[str, dict[str, Any]]:
-    """Return queries and top-k of each group that has any; queries of no known group stand as `unknown`.
+def by_group(groups: Sequence[str | None], rank: np.ndarray, k: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Return queries and top-k of each group, sorted by name; queries of no known group stand as `unknown`.
 
     Args:
         groups: of each query: its class, its source, ...
         rank: of the correct taxon (query,), from 1.
         k: a hit means a rank of at most k.
-        order: of the groups; the others follow by name.
     """
     names = np.array([name or UNKNOWN for name in groups], dtype=str)
-    there = np.unique(names).tolist()
     return {
         name: {
             "n_queries": int((names == name).sum()),
             **{f"top{n}": float((rank[names == name] <= n).mean()) for n in k},
         }
-        for name in [*(one for one in order if one in there), *(one for one in there if one not in order)]
+        for name in np.unique(names).tolist()
     }

@@ -216,6 +216,7 @@ def _best_samples(
         return _only_samples(asked, task, group, embedding, item_row)
     cells = np.argsort(group, axis=None, kind="stable")
     present, starts = np.unique(group.ravel()[cells], return_index=True)
+    room = np.empty((0, asked.shape[1]))  # for the queries of a group: fresh memory for each takes longer than the copy
     for g, start, end in zip(present, starts, [*starts[1:], len(cells)], strict=True):
         items = task.group_item[task.group_start[g] : task.group_start[g + 1]]
         items = items[counts[items]]
@@ -225,7 +226,10 @@ def _best_samples(
         step = max(1, BLOCK_CELLS // len(items))
         for at in range(start, end, step):
             some = cells[at : min(at + step, end)]
-            cosine = (asked[some // width] @ samples).astype(np.float32)
+            if len(some) > len(room):
+                room = np.empty((len(some), asked.shape[1]))
+            asking = np.take(asked, some // width, axis=0, out=room[: len(some)], mode="clip")
+            cosine = (asking @ samples).astype(np.float32)
             nearest = cosine.argmax(axis=1)
             score[some] = cosine[np.arange(len(some)), nearest]
             best[some] = items[nearest]

@@ -4,7 +4,7 @@ Class comes with the task. The others come from columns that our index files hav
 benchmark has no such column, as the released one, there is no such table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ RECORDINGS = "train_recordings"  # of the text index: recordings of the species 
 
 # A group's name, and the first value that is above it.
 DURATIONS = {
-    "under 5 s": 5,
+    "0 to 5 s": 5,
     "5 to 10 s": 10,
     "10 to 30 s": 30,
     "30 to 60 s": 60,
@@ -45,17 +45,14 @@ def slices_of(
     rows = ids.join(indices[task.scenario.query], on="id", how="left", maintain_order="left")
     found = {"by_class": by_group([task.taxon_class[t] for t in correct], rank, k)}
 
-    def add(name: str, groups: Sequence[str | None], order: Sequence[str] = ()) -> None:
-        found[name] = by_group(groups, rank, k, order)
-
     if SOURCE in rows.columns:
-        add("by_source", rows[SOURCE].to_list())
+        found["by_source"] = by_group(rows[SOURCE].to_list(), rank, k)
     if DURATION in rows.columns:
-        add("by_duration", names_of(rows[DURATION], DURATIONS), list(DURATIONS))
+        found["by_duration"] = by_group(names_of(rows[DURATION], DURATIONS), rank, k)
     if RECORDINGS in indices["text"].columns:
         known = indices["text"].unique("species", keep="first", maintain_order=True)
         counts = rows.select("species").join(known, on="species", how="left", maintain_order="left")[RECORDINGS]
-        add("by_rarity", names_of(counts, RARITIES), list(RARITIES))
+        found["by_rarity"] = by_group(names_of(counts, RARITIES), rank, k)
     return found
 
 

@@ -163,8 +163,9 @@ def reliability(lines: Sequence[Line], *, name: str, alt: str) -> str:
         axes.plot([0, 1], [0, 1], color=STAND_IN["muted"], lw=0.8, ls=":")
         for line in lines:
             axes.plot(line.x, line.y, "--" if line.dashed else "-", color=STAND_IN[line.colour], lw=1.6, marker=".")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        end = min(1.0, 1.1 * max(max(line.x.max(), line.y.max()) for line in lines))
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, end)
         axes.set_aspect("equal")
         axes.set_xlabel("mean probability of the first answer")
         axes.set_ylabel("right first answers")

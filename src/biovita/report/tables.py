@@ -1,5 +1,7 @@
 """Results in rows and words: everything a section prints, computed from the inputs without drawing."""
 
+import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,8 +256,8 @@ GROUPS = {  # key of a scenario's row -> what its groups are, in the words of th
 def group_tables(inputs: Inputs) -> list[dict[str, Any]]:
     """Lay out the share of right answers at species level: a kind of group, in it a block a split, a row a group.
 
-    Classes stand by size, other groups in the order of the results. Where all queries are of one group there is nothing
-    to tell apart, and no block.
+    Classes stand by size, numbers by size, sources by name. Where all queries are of one group there is nothing to tell
+    apart, and no block.
     """
     top = tops(inputs)[0]
     found = []
@@ -268,7 +270,7 @@ def group_tables(inputs: Inputs) -> list[dict[str, Any]]:
             for row in rows.values():
                 for name, part in row[key].items():
                     sizes[name] = sizes.get(name, 0) + part["n_queries"]
-            names = sorted(sizes, key=lambda name: (-sizes[name], name)) if key == "by_class" else list(sizes)
+            names = sorted(sizes, key=lambda name: (-sizes[name], name) if key == "by_class" else (_first(name), name))
             cells = {name: [_group_cell(rows.get(d), key, name, top, hottest) for d in DIRECTIONS] for name in names}
             if len(names) > (key != "by_class"):
                 table = [{"name": name, "n": count_text(sizes[name]), "cells": cells[name]} for name in names]
@@ -276,6 +278,12 @@ def group_tables(inputs: Inputs) -> list[dict[str, Any]]:
         if blocks:
             found.append({"key": key, "title": title, "blocks": blocks})
     return found
+
+
+def _first(name: str) -> float:
+    """Return the number that a group's name begins with; groups without one come last."""
+    number = re.match(r"\d+", name)
+    return float(number[0]) if number else math.inf
 
 
 def _group_cell(row: dict[str, Any] | None, key: str, name: str, top: str, hottest: float) -> dict[str, Any] | None:
