@@ -123,7 +123,7 @@ assert "torch" in sys.modules
 
 
 def test_a_name_that_is_not_public_is_refused_with_those_that_are() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'Encoder'; it offers Dataset, __version__, load"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'Encoder'; it offers Archive, Dataset, .*, load"):
         package.Encoder  # noqa: B018
 
 

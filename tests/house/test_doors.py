@@ -18,6 +18,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "PIL": (
         "media.*",
         "world.*",
+        "web.draw",
         "models.processor",
         "models.encoder",
         "models.pieces",
@@ -38,9 +39,15 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("models.processor",),
     "safetensors": ("models.*", "train.checkpoint"),
     "huggingface_hub": ("models.hub", "bench.fetch"),
-    "sklearn": ("report.space", "bench.traits"),
+    "sklearn": ("report.space", "bench.traits", "search.labels"),
+    "lancedb": ("search.archive",),
+    "guano": ("media.headers",),
+    "metamoth": ("media.headers",),
+    "fastapi": ("web.*",),
+    "starlette": ("web.*",),
+    "uvicorn": ("web.server",),
     "matplotlib": ("report.plots", "report.card_plots"),
-    "jinja2": ("report.html",),
+    "jinja2": ("report.html", "web.pages"),
     "dwca": ("sources.darwin_core",),
     "httpx": ("sources.http",),
     "httpcore": ("sources.http",),
@@ -52,9 +59,9 @@ DOORS: dict[str, tuple[str, ...]] = {
     "webdataset": ("data.shards",),
     "tyro": ("config", "commands.*"),
     "torch": ("models.*", "train.*", "commands.train", "commands.doctor"),
-    "pyarrow": ("embed.store", "tables", "data.*", "bench.*", "report.*", "world.*"),
+    "pyarrow": ("embed.store", "tables", "data.*", "bench.*", "report.*", "world.*", "search.archive"),
 }
-CLOSED = ("requests", "urllib", "urllib3", "http", "aiohttp", "ftplib", "lancedb")
+CLOSED = ("requests", "urllib", "urllib3", "http", "aiohttp", "ftplib")
 FREE_OF_NUMBERS = ("errors", "files", "log", "config", "cli", "__main__")
 
 

@@ -85,7 +85,14 @@ def steps_of(config: Demo) -> list[Step]:
             config, "pretraining", "tiny", "models/pretraining", "image-text pretraining, in place of BioCLIP 2", 0.27
         ),
         _stage(config, "stage1", "models/pretraining", "models/stage1", "stage 1: sound to name", 0.25),
-        _stage(config, "stage2", "models/stage1", "model", "stage 2: sound, picture and name", 0.18),
+        _stage(config, "stage2", "models/stage1", "model", "stage 2: sound, picture and name", 0.16),
+        Step(
+            "calibrate",
+            "make scores probabilities",
+            ["model", "calibrate", model, "--data", data],
+            out / "model" / "calibration.json",
+            0.02,
+        ),
         Step(
             "bench",
             "make 36 scenarios",
@@ -195,7 +202,12 @@ def show(config: Demo, seconds: dict[str, float]) -> None:
                 "mean": results["mean"],
                 "seconds": seconds,
                 "identified": [
-                    {"path": str(path), "truth": truth, "taxa": [one.taxon.species for one in found]}
+                    {
+                        "path": str(path),
+                        "truth": truth,
+                        "taxa": [one.name for one in found.taxa],
+                        "sure": found.sure and found.sure.name,
+                    }
                     for (path, truth), found in zip(picks, answers, strict=True)
                 ],
             }
@@ -205,9 +217,12 @@ def show(config: Demo, seconds: dict[str, float]) -> None:
     print(f"Report: {config.out / 'report.html'}   ({duration(sum(seconds.values()))} in all)\n")
     for (path, truth), found in zip(picks, answers, strict=True):
         print(f"{path}\n  is {truth}")
-        for n, one in enumerate(found, 1):
-            right = "  <- right" if one.taxon.species == truth.split(" (")[0] else ""
-            print(f"  {n}. {one.taxon.species} ({one.taxon.common_name}), score {one.score:+.3f}{right}")
+        for n, one in enumerate(found.taxa, 1):
+            right = "  <- right" if one.name == truth.split(" (")[0] else ""
+            how_sure = f"score {one.score:+.3f}" if one.prob is None else f"probability {one.prob:.0%}"
+            print(f"  {n}. {one.name} ({one.common_name}), {how_sure}{right}")
+        sure = found.sure
+        print(f"  sure: {sure.rank} {sure.name}, {sure.prob:.0%}" if sure else "  sure of no rank")
 
 
 def pick_files(dataset: Any, seed: int) -> list[tuple[Path, str]]:
@@ -226,13 +241,18 @@ def pick_files(dataset: Any, seed: int) -> list[tuple[Path, str]]:
     return picks
 
 
-def name_files(model: Path, paths: list[Path]) -> list[list[Any]]:
+def name_files(model: Path, paths: list[Path]) -> list[Any]:
     """Rank the model's own species for each file."""
-    from biovita.commands.identify import read_labels
-    from biovita.identify.answer import Identifier
+    from biovita.identify.answer import WINDOW, Identifier
+    from biovita.identify.calibrate import read_calibration
+    from biovita.identify.labels import read_labels
     from biovita.models.hub import load
 
     encoder = load(str(model))
-    identifier = Identifier(encoder, read_labels(None, encoder.folder))
-    kinds = ["image" if path.suffix in (".jpg", ".png") else "audio" for path in paths]
-    return [identifier.rank(path, kind, k=3) for path, kind in zip(paths, kinds, strict=True)]
+    identifier = Identifier(encoder, read_labels(encoder), calibration=read_calibration(encoder.folder))
+    answers = []
+    for path in paths:
+        kind = "image" if path.suffix in (".jpg", ".png") else "audio"
+        vectors = encoder.embed_image([path]) if kind == "image" else encoder.embed_audio([path], window=WINDOW)
+        answers += identifier.answers(vectors, kind, k=3)
+    return answers

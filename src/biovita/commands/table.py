@@ -38,6 +38,9 @@ COMMANDS = {
         "model", "Convert", "run_convert", "Convert published weights to a model folder, or a model to their layout."
     ),
     "model export": _row("model_export", "Export", "run_export", "Write a model's towers as ONNX files, for CPUs."),
+    "model calibrate": _row(
+        "model_calibrate", "Calibrate", "run_calibrate", "Make a model's scores probabilities, from validation files."
+    ),
     "model push": _row("model", "Push", "run_push", "Upload a model folder to the Hugging Face hub."),
     "embed": _row("embed", "Embed", "run_embed", "Turn files, folders, datasets or names into vectors."),
     "bench make": _row("bench", "Make", "run_make", "Build all 36 retrieval scenarios from a dataset folder."),
@@ -53,6 +56,21 @@ COMMANDS = {
     ),
     "report": _row("report", "Report", "run_report", "Write one self-contained HTML report of a run."),
     "identify": _row("identify", "Identify", "run_identify", "Name the animal in photos and recordings."),
+    "index add": _row("index_add", "Add", "run_add", "Add recordings and pictures to an archive, to search them."),
+    "index status": _row(
+        "index", "Status", "run_status", "Say what is in an archive, and how well its index finds it."
+    ),
+    "index rebuild": _row("index", "Rebuild", "run_rebuild", "Put an archive in order and make its index anew."),
+    "index remove": _row("index", "Remove", "run_remove", "Take rows out of an archive; the files stay."),
+    "search": _row("search", "Search", "run_search", "Find in an archive by words, a sound, a picture, or a mix."),
+    "label add": _row("label", "Label", "run_label", "Say of hits whether a name fits: yes, no or unsure."),
+    "label export": _row("label", "Export", "run_export", "Write an archive's labels as a table."),
+    "label import": _row("label", "Import", "run_import", "Add the labels of a table to an archive."),
+    "label next": _row("label", "Next", "run_next", "Show which hits to label next for a name."),
+    "label find": _row("label", "Find", "run_find", "Rank an archive by a probe learned from labels."),
+    "serve": _row(
+        "serve", "Serve", "run_serve", "Serve the page: identify, search, review, results; and its JSON API."
+    ),
 }
 
 

@@ -226,11 +226,11 @@ def _write_package(
         deployments, on=["source", "rights_holder", "latitude", "longitude"], nulls_equal=True, maintain_order="left"
     )
     tables = {"deployments": deployments, "media": _media(rows), "observations": _observations(rows)}
-    schemas = _acoustic(TABLES) if acoustic else TABLES
+    schemas = acoustic_terms(TABLES) if acoustic else TABLES
     for name, table in tables.items():
         absent = [pl.lit(None, pl.String).alias(column) for column in schemas[name] if column not in table.columns]
         _write_csv(table.with_columns(absent).select(*schemas[name]), folder / f"{name}.csv")
-        write_json(folder / REVISIONS[acoustic] / f"{name}-table-schema.json", _table_schema(name, schemas[name]))
+        write_json(folder / REVISIONS[acoustic] / f"{name}-table-schema.json", table_schema(name, schemas[name]))
     for path, sha256, is_public in rows.select("path", "sha256", "is_public").iter_rows():
         if not is_public:
             _copy(dataset, path, sha256, folder / path)
@@ -308,7 +308,7 @@ def _write_csv(table: pl.DataFrame, path: Path) -> None:
         table.write_csv(part)
 
 
-def _acoustic(tables: Mapping[str, Schema]) -> dict[str, Schema]:
+def acoustic_terms(tables: Mapping[str, Schema]) -> dict[str, Schema]:
     """Put the terms of the bioacoustics pilot in place of those of cameras."""
     renamed = {
         name: {column.replace("camera", "device"): rules for column, rules in schema.items()}
@@ -332,7 +332,8 @@ def _acoustic(tables: Mapping[str, Schema]) -> dict[str, Schema]:
     return renamed
 
 
-def _table_schema(name: str, schema: Schema) -> dict[str, Any]:
+def table_schema(name: str, schema: Schema) -> dict[str, Any]:
+    """Describe a table for readers of data packages: columns, their rules, and the keys into other tables."""
     keys = [{"fields": KEYS[other], "reference": {"resource": other, "fields": KEYS[other]}} for other in LINKS[name]]
     return {
         "name": name,
@@ -394,19 +395,24 @@ def _package(
             }
             for taxon in species.select(*RANKS, "common_name").iter_rows(named=True)
         ],
-        "resources": [
-            {
-                "name": table,
-                "path": f"{table}.csv",
-                "profile": "tabular-data-resource",
-                "format": "csv",
-                "mediatype": "text/csv",
-                "encoding": "utf-8",
-                "schema": f"{revision}/{table}-table-schema.json",
-            }
-            for table in TABLES
-        ],
+        "resources": resources(revision),
     }
+
+
+def resources(revision: str) -> list[dict[str, str]]:
+    """List the tables of a package, as datapackage.json does; the schemas lie in the package under the revision."""
+    return [
+        {
+            "name": table,
+            "path": f"{table}.csv",
+            "profile": "tabular-data-resource",
+            "format": "csv",
+            "mediatype": "text/csv",
+            "encoding": "utf-8",
+            "schema": f"{revision}/{table}-table-schema.json",
+        }
+        for table in TABLES
+    ]
 
 
 PROFILE: Final = {  # what Camtrap DP asks of datapackage.json, beyond a data package

@@ -71,6 +71,37 @@ def read_audio(path: Path | Held, *, start_s: float = 0.0, duration_s: float | N
     return _resample(wave, rate_hz, span)
 
 
+def read_windows(path: Path | Held, spans: Sequence[tuple[float, float]]) -> Iterator[np.ndarray]:
+    """Read windows of a sound in one pass, however long it is: of each the samples that `read_audio` gives.
+
+    Only the windows' neighbourhood is held. Where the first begins late, formats without loss begin there; all others
+    are decoded from the start, so that a window holds the same bits wherever the pass begins.
+
+    Args:
+        path: a file that passed the check, or that we wrote.
+        spans: start and end of the windows in seconds, sorted by their starts.
+
+    Raises:
+        MediaError: the file is missing or does not decode.
+    """
+    path = as_file(path)
+    n_read = 0
+    if spans and path.suffix.lower() in SOUNDFILE_SUFFIXES:
+        # what it cannot read to the end, FFmpeg may; of an MP3 it loses samples between one read and the next
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(_given(path)) as file:
+            is_ours = file.format != "MP3" and file.subtype != "VORBIS"  # which FFmpeg decodes in half the time
+            if is_ours and _seeks(file, path, None):
+                first = 0 if file.subtype == "OPUS" else _window(spans[0][0], 0, file.samplerate)[0]
+                for wave in _cut(_soundfile_blocks(file, first), first, spans, file.samplerate):
+                    yield wave
+                    n_read += 1
+                return
+    if spans:
+        with _opened(path) as container:
+            blocks = Decoding(container).blocks(0, _declared_end(container))
+            yield from _cut(blocks, 0, spans[n_read:], container.streams.audio[0].rate)
+
+
 def read_native(path: Path) -> tuple[np.ndarray, int]:
     """Read a whole sound at its own rate: float32 [n_samples], mono, and samples a second.
 
@@ -81,7 +112,7 @@ def read_native(path: Path) -> tuple[np.ndarray, int]:
     return wave, rate_hz
 
 
-def audio_info(path: Path) -> AudioInfo:
+def audio_info(path: Path | Held) -> AudioInfo:
     """Read length, rate and channels from the header, without decoding.
 
     Many an MP3 states no length; then its packets are counted.
@@ -89,9 +120,9 @@ def audio_info(path: Path) -> AudioInfo:
     Raises:
         MediaError: the file is missing, or holds no sound.
     """
-    path = Path(path)
+    path = as_file(path)
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(_given(path)) as file:
             if _seeks(file, path, None):
                 return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
     with _opened(path) as container:
@@ -188,23 +219,30 @@ class Decoding:
 
     def mono(self, first: int, stop: int | None) -> np.ndarray:
         """Decode the samples [first, stop) of the sound and mix them down: float32 [n]."""
+        return np.concatenate([np.zeros(0, np.float32), *self.blocks(first, stop)])
+
+    def blocks(self, first: int, stop: int | None) -> Iterator[np.ndarray]:
+        """Decode the samples [first, stop) of the sound and mix them down, block by block: float32 [n]."""
         fifo = av.AudioFifo()  # joins frames in C: an AAC frame has only 1,024 samples
-        begin, blocks = None, []
+        at = None  # position of what is in the fifo
+
+        def joined() -> Iterator[np.ndarray]:
+            nonlocal at
+            if (frame := fifo.read()) and at is not None:
+                begin, at = at, at + frame.samples
+                yield self._mixed(frame)[max(0, first - begin) : None if stop is None else max(0, stop - begin)]
+
         for position, frame in self._placed():
             if stop is not None and position >= stop:
                 break
             if position + frame.samples <= first:
                 continue
-            begin = position if begin is None else begin
+            at = position if at is None else at
             frame.pts = None  # else it refuses a gap
             fifo.write(frame)
-            if fifo.samples >= BLOCK and (joined := fifo.read()):
-                blocks.append(self._mixed(joined))
-        if joined := fifo.read():
-            blocks.append(self._mixed(joined))
-        if begin is None or not blocks:
-            return np.zeros(0, np.float32)
-        return np.concatenate(blocks)[max(0, first - begin) : None if stop is None else stop - begin]
+            if fifo.samples >= BLOCK:
+                yield from joined()
+        yield from joined()
 
     def chunks(self, n_samples: int) -> Iterator[np.ndarray]:
         """Yield all samples in blocks of at least `n_samples`, but for the last: costs per frame stay in C."""
@@ -327,6 +365,10 @@ def _resample(wave: np.ndarray, rate_hz: int, span: _Span) -> np.ndarray:
     return np.ascontiguousarray(wave, np.float32)
 
 
+def _given(path: Path | Held) -> Path | BinaryIO:
+    return path.open() if isinstance(path, Held) else path
+
+
 def _seeks(file: soundfile.SoundFile, path: Path | Held, stop: int | None) -> bool:
     """Say whether soundfile finds the samples before `stop`, or the end, where FFmpeg finds them."""
     if file.format != "MP3":
@@ -367,9 +409,8 @@ def _opened(path: Path | Held) -> Iterator[InputContainer]:
 def _read(path: Path | Held, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int, _Span]:
     """Decode the samples from which a window can be resampled: mono, at their own rate; with the cut to be made."""
     if path.suffix.lower() in SOUNDFILE_SUFFIXES:
-        given = path.open() if isinstance(path, Held) else path
         # what it cannot read, for instance an MP3 with bytes behind its end, FFmpeg may
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(given) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(_given(path)) as file:
             first, stop, span = _window(start_s, duration_s, file.samplerate)
             is_whole = first == 0 and stop is None  # FFmpeg decodes Vorbis in half the time, but seeks past the place
             if _seeks(file, path, stop) and not (is_whole and file.subtype == "VORBIS"):
@@ -381,7 +422,8 @@ def _read_soundfile(file: soundfile.SoundFile, first: int, stop: int | None) -> 
     if first >= file.frames:
         return np.zeros(0, np.float32)
     lead = min(first, round(MP3_PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
-    file.seek(first - lead)
+    if first > lead:  # else it stands there: libmpg123 complains of a seek to an MP3's start
+        file.seek(first - lead)
     frames = file.read(-1 if stop is None else stop - first + lead, dtype="float32", always_2d=True)
     return mix_down(frames[lead:].T)
 
@@ -390,14 +432,47 @@ def _read_pyav(path: Path | Held, start_s: float, duration_s: float | None) -> t
     with _opened(path) as container:
         stream = container.streams.audio[0]
         first, stop, span = _window(start_s, duration_s, stream.rate)
-        end_s = declared_s(stream) if container.format.name.startswith("mov") else None
-        if end_s is not None:  # AAC fills its last frame up
-            end = round(end_s * stream.rate)
+        end = _declared_end(container)
+        if end is not None:
             stop = end if stop is None else min(stop, end)
         if first > 2 * PREROLL_S * stream.rate and container.format.name != "mp3":  # whose seeks end up anywhere
             target_s = first / stream.rate - PREROLL_S
             container.seek(int(target_s / _time_base(stream)) + (stream.start_time or 0), stream=stream)
         return Decoding(container).mono(first, stop), stream.rate, span
+
+
+def _declared_end(container: InputContainer) -> int | None:
+    """Return the number of samples that an MP4 states, whose AAC fills its last frame up; None for other formats."""
+    stream = container.streams.audio[0]
+    end_s = declared_s(stream) if container.format.name.startswith("mov") else None
+    return None if end_s is None else round(end_s * stream.rate)
+
+
+def _soundfile_blocks(file: soundfile.SoundFile, first: int) -> Iterator[np.ndarray]:
+    if first:
+        file.seek(min(first, file.frames))
+    while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        yield mix_down(block.T)
+
+
+def _cut(
+    blocks: Iterator[np.ndarray], begin: int, spans: Sequence[tuple[float, float]], rate_hz: int
+) -> Iterator[np.ndarray]:
+    """Cut windows out of samples that come in blocks, the first of them sample `begin`, and resample each."""
+    held = np.zeros(0, np.float32)
+    for start_s, end_s in spans:
+        first, stop, span = _window(start_s, end_s - start_s, rate_hz)
+        assert stop is not None
+        parts, end = [held], begin + len(held)
+        while end < stop and (block := next(blocks, None)) is not None:
+            if end <= first:  # nothing of what came before is wanted any more
+                parts, begin = [], end
+            parts.append(block)
+            end += len(block)
+        held = np.concatenate(parts)
+        drop = min(max(0, first - begin), len(held))
+        held, begin = held[drop:], begin + drop
+        yield _resample(held[: max(0, stop - begin)], rate_hz, span)
 
 
 def _write_aac(path: Path, channels: np.ndarray, sample_rate_hz: int) -> None:

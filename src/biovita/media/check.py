@@ -138,7 +138,7 @@ def check_files(paths: Iterable[Path], *, workers: int = 1, limits: Limits | Non
         limits: the defaults if None.
     """
     limits = limits or Limits()
-    with _children(workers, limits) as idle, ThreadPoolExecutor(workers) as threads:
+    with checkers(workers, limits) as idle, ThreadPoolExecutor(workers) as threads:
 
         def judge(path: Path) -> Verdict:
             child = idle.get()
@@ -161,9 +161,10 @@ def check_files(paths: Iterable[Path], *, workers: int = 1, limits: Limits | Non
 
 
 @contextmanager
-def _children(workers: int, limits: Limits) -> Iterator["SimpleQueue[_Child]"]:
-    idle: SimpleQueue[_Child] = SimpleQueue()
-    children = [_Child(limits) for _ in range(workers)]
+def checkers(workers: int, limits: Limits) -> Iterator["SimpleQueue[Child]"]:
+    """Keep children at hand for who asks file by file; take one from the queue, and put it back after its verdict."""
+    idle: SimpleQueue[Child] = SimpleQueue()
+    children = [Child(limits) for _ in range(workers)]
     for child in children:
         idle.put(child)
     try:
@@ -173,7 +174,7 @@ def _children(workers: int, limits: Limits) -> Iterator["SimpleQueue[_Child]"]:
             child.stop()
 
 
-class _Child:
+class Child:
     """One checker process, started when it is first needed and again after it was lost."""
 
     START_S = 60.0  # a loaded machine may take long to import
@@ -183,6 +184,7 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
 
     def judge(self, path: Path) -> Verdict:
+        """Look at one path; a child that dies or misses its deadline is a verdict too."""
         started = time.monotonic()
         process = self.process or self._start()
         assert process.stdin
@@ -203,6 +205,7 @@ class _Child:
         return Verdict(path=str(path), verdict="reject", reason=reason, detail=detail, elapsed_s=round(elapsed_s, 4))
 
     def stop(self) -> None:
+        """Kill the process, if there is one."""
         if self.process:
             self._end()
 

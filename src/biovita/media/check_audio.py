@@ -21,6 +21,7 @@ MP3_PADDING_S = 0.15  # an MP3's declared frames include its encoder's delay and
 BAD_PACKET_SHARE = 0.01  # of a sound that may be undecodable
 FULL, CLIPPED_SHARE = 0.999, 0.001  # a sound with more of its samples at full scale is clipped
 DC_SHARE = 0.1  # of the peak that the mean may be
+LONGEST_PRINTED_S = 7200  # the memory of a print grows with the sound; no dataset takes one that is longer
 ANTIPHASE_SHARE = 0.1  # of the peak of two channels that their mix should at least reach
 RIFF_UNKNOWN = (0, 0xFFFFFFFF)  # the writer could not go back to fill the size in
 
@@ -116,7 +117,8 @@ def _judge_rate_and_channels(rate_hz: int, n_channels: int, look: Look) -> None:
 
 def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
     """Decode everything once for length, range, silence and the print; return the number of samples."""
-    limits, sound_print = look.limits, AudioPrint(rate_hz)
+    limits = look.limits
+    sound_print: AudioPrint | None = AudioPrint(rate_hz)
     n_samples, n_full, total, low, high, loudest = 0, 0, 0.0, np.inf, -np.inf, 0.0
     for block in decoding.chunks(CHUNK_SAMPLES):
         peak = max(float(block.max()), -float(block.min()))
@@ -132,7 +134,10 @@ def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
         mono = mix_down(block)
         total += float(mono.sum(dtype=np.float64))
         low, high, loudest = min(low, float(mono.min())), max(high, float(mono.max())), max(loudest, peak)
-        sound_print.add(mono)
+        if n_samples > LONGEST_PRINTED_S * rate_hz:
+            sound_print = None
+        elif sound_print:
+            sound_print.add(mono)
     if n_samples:
         mean = total / n_samples
         peak = max(high - mean, mean - low)
@@ -145,7 +150,7 @@ def _judge_samples(decoding: Decoding, rate_hz: int, look: Look) -> int:
             look.flags.add("dc_offset")
         if look.facts["n_channels"] == 2 and peak < ANTIPHASE_SHARE * loudest:
             look.flags.add("antiphase")
-        look.note(fingerprint=sound_print.text())
+        look.note(fingerprint=sound_print.text() if sound_print else "")
     return n_samples
 
 

@@ -222,7 +222,7 @@ class Encoder:
         pieces = chain.from_iterable(pieces_of(item, window) for item in items)
         for piece, rows, error in prefetch(partial(self._read, mel=mel), pieces, n_threads=workers):
             if piece.begins:
-                block.append(_Parts(piece.modality, piece.thing))
+                block.append(_Parts(piece.modality, name_of(piece.thing)))
             parts = block[-1]
             parts.error = parts.error or error
             n_rows += max(1, len(rows))
@@ -298,7 +298,7 @@ class _Parts:
     """The vectors of one thing while they come in."""
 
     modality: Modality
-    thing: Any
+    name: str
     vectors: list[np.ndarray] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     error: MediaError | None = None
@@ -308,10 +308,10 @@ class _Parts:
         if self.error:
             return self.error
         if not self.vectors:
-            return MediaError("no_samples", name_of(self.thing))
+            return MediaError("no_samples", self.name)
         vectors = np.stack(self.vectors)
         if not np.isfinite(vectors).all():
-            return MediaError("non_finite", f"{name_of(self.thing)}: the model's vector; is --precision fp32 better?")
+            return MediaError("non_finite", f"{self.name}: the model's vector; is --precision fp32 better?")
         if pool is None:
             return Embedded(self.modality, vectors, self.spans or None)
         if len(vectors) > 1:
