@@ -2,8 +2,8 @@
 
     python tools/notebooks.py [DEMO]
 
-DEMO is what `make demo` leaves; default: demo. Times, counters and the versions of the kernel are left out, so that a
-second run on the same demo changes nothing.
+DEMO is what `make demo` leaves; default: demo. Times, remarks on standard error and the kernel's version are left out, so
+that a second run on the same demo changes nothing.
 """
 
 import os
@@ -29,6 +29,9 @@ def run(path: Path, demo: Path) -> Any:
     notebook.metadata.pop("language_info", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        cell["outputs"] = [out for out in cell.get("outputs", []) if out.get("name") != "stderr"]
+        if cell.cell_type != "code":
+            del cell["outputs"]
     return notebook
 
 
