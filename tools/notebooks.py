@@ -2,8 +2,8 @@
 
     python tools/notebooks.py [DEMO]
 
-DEMO is what `make demo` leaves; default: demo. Times, remarks on standard error and the kernel's version are left out, so
-that a second run on the same demo changes nothing.
+DEMO is what `make demo` leaves; default: demo. Times, remarks on standard error and the kernel's version are left out,
+so that a second run on the same demo changes nothing.
 """
 
 import os

@@ -75,3 +75,14 @@ def test_what_is_no_picture_is_refused_with_a_reason(tmp_path: Path) -> None:
         read_image(tmp_path / "b.jpg")
     with pytest.raises(ValueError, match=r"\.gif"):
         write_image(tmp_path / "a.gif", quarters())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_comments_and_texts_of_a_picture_are_not_written_again(tmp_path: Path, suffix: str) -> None:
+    source = Image.new("RGB", (20, 20), "teal")
+    source.save(tmp_path / "told.jpg", comment=b"at 54.1 N 9.2 E")
+    told = Image.open(tmp_path / "told.jpg")
+    assert told.info["comment"] == b"at 54.1 N 9.2 E"
+    write_image(tmp_path / f"out{suffix}", told)
+    assert b"54.1" not in (tmp_path / f"out{suffix}").read_bytes()
+    assert told.info["comment"], "the picture itself was changed"

@@ -90,6 +90,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def write_image(path: Path, image: Image.Image, quality: int = 90) -> None:
     """Write .jpg, .jpeg (with `quality`) or .png; equal input gives equal bytes, and no metadata is kept."""
+    image = image.copy()
+    image.info.clear()  # Pillow writes a JPEG's comment again by itself
     match Path(path).suffix.lower():
         case ".jpg" | ".jpeg":
             image.save(path, "JPEG", quality=quality)
