@@ -243,6 +243,22 @@ def test_an_archive_whose_making_was_cut_short_is_made_again(new_archive: Callab
     assert len(Archive.create(archive.uri, FACTS, width=WIDTH)) == 0
 
 
+def test_a_sample_is_of_one_modality_with_the_vectors_of_its_ids(
+    new_archive: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "N_SAMPLE", 12)
+    archive = new_archive([recording(n) if n % 2 else picture(n) for n in range(20)])
+    archive.add([recording(n) if n % 2 else picture(n) for n in range(20, 30)])
+    archive.remove(ids=[content(4)[:16], recording(7).sha256[:16]])
+    archive.add([picture(2, change=1)])
+    for modality, n_rows in (("audio", 12), ("image", 12)):
+        ids, vectors = archive.sample(modality)
+        assert len(set(ids)) == n_rows
+        assert {hit.modality for hit in archive.get(ids)} == {modality}
+        np.testing.assert_array_equal(vectors, archive.vectors(ids))
+    assert new_archive(name="empty").sample("audio")[0] == []
+
+
 def test_status_counts_files_by_modality_and_licence(new_archive: Callable[..., Archive]) -> None:
     archive = new_archive([recording(1, about=SPRING), recording(2), picture(3, about=SPRING)])
     status = archive.status()

@@ -575,17 +575,20 @@ class Archive:
             ids, and vectors: float32, shape (n, width).
         """
         if modality not in self._samples:
-            ids = self._sampled(modality, N_SAMPLE)
-            self._samples[modality] = ids, self.vectors(ids)
+            self._samples[modality] = self._draw(modality, N_SAMPLE)
         return self._samples[modality]
 
-    def _sampled(self, modality: str | None, n: int) -> list[str]:
-        """Draw ids, seeded, without replacement."""
-        rows = self.column("id", "modality").filter(pl.col("modality") == modality if modality else pl.lit(True))
-        ids = rows["id"].sort()
-        if len(ids) > n:
-            ids = ids[np.sort(np.random.default_rng(0).choice(len(ids), n, replace=False))]
-        return ids.to_list()
+    def _draw(self, modality: str | None, n: int) -> tuple[list[str], np.ndarray]:
+        """Draw rows, seeded, without replacement; ids and vectors."""
+        kinds = self.column("modality")["modality"]
+        places = np.arange(len(kinds)) if modality is None else np.flatnonzero((kinds == modality).to_numpy())
+        if len(places) > n:
+            places = np.sort(np.random.default_rng(0).choice(places, n, replace=False))
+        if not len(places):
+            return [], np.empty((0, self.width), np.float32)
+        with _clean_errors(self.uri):
+            rows = self._table.take_offsets(places.tolist()).select(["id", "vector"]).to_arrow()
+        return rows["id"].to_pylist(), _matrix(rows["vector"], self.width)
 
     def status(self) -> dict[str, Any]:
         """Count what is there, and measure the recall of the index against comparing with every row."""
@@ -615,7 +618,7 @@ class Archive:
 
     def recall(self, k: int = 10, n_queries: int = N_RECALL) -> float:
         """Measure which share of the true k nearest a search finds, over rows drawn from the archive."""
-        queries = self.vectors(self._sampled(None, n_queries))
+        _, queries = self._draw(None, n_queries)
         true, found = (self.nearest_many(queries, k=k, exact=exact) for exact in (True, False))
         ids = [({hit.id for hit in one}, {hit.id for hit in two}) for one, two in zip(true, found, strict=True)]
         shares = [len(one & two) / len(one) for one, two in ids]
