@@ -17,7 +17,7 @@ from biovita.commands.table import COMMANDS, find
 from biovita.config import parse
 from biovita.errors import ConfigError
 
-NAMES = ["world", "dataset", "pretraining", "stage1", "stage2", "bench", "embed", "score", "report"]
+NAMES = ["world", "dataset", "pretraining", "stage1", "stage2", "calibrate", "bench", "embed", "score", "report"]
 
 
 def test_every_step_is_a_command_that_a_user_can_type() -> None:

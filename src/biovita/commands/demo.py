@@ -89,7 +89,7 @@ def steps_of(config: Demo) -> list[Step]:
         Step(
             "calibrate",
             "make scores probabilities",
-            ["model", "calibrate", model, "--data", data],
+            ["model", "calibrate", model, "--data", data, "--seed", seed],
             out / "model" / "calibration.json",
             0.02,
         ),

@@ -22,6 +22,7 @@ from biovita.train.recipe import Augment, Recipe
 from biovita.train.source import Source
 
 AHEAD = 2  # batches that each worker may have ready
+STOPS = (signal.SIGINT, signal.SIGTERM)
 PARENT_S = 1.0  # how often a worker looks whether its trainer still lives
 
 
@@ -183,9 +184,16 @@ class _Reading(Dataset[Inputs | BiovitaError]):
 
 
 def _begin(loader: DataLoader) -> Any:
-    """Start the workers. If one dies, the next batch tells; torch would raise that amid whatever the trainer does."""
+    """Start the workers. If one dies, the next batch tells; torch would raise that amid whatever the trainer does.
+
+    Signals to stop wait until a worker has settled, or one that comes while it starts would end it.
+    """
     before = signal.getsignal(signal.SIGCHLD)
-    read = iter(loader)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        read = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     return read
@@ -206,8 +214,9 @@ def _as_it_is(found: Any) -> Any:
 
 def _settle(_: int) -> None:
     """Make a worker end with its trainer, and not before: signals to stop are the trainer's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
