@@ -38,7 +38,7 @@ SCHEMA_VERSION = 1
 MEDIA, LABELS = "media", "labels"
 MAX_K = 100
 MAX_FETCH = 10_000  # rows that a search may look at before near-duplicates are folded
-EXACT_ROWS = 200_000  # up to here every vector is compared; docs/results/search.md has the figures
+EXACT_ROWS = 50_000  # up to here every vector is compared; docs/results/search.md has the figures
 KEPT = timedelta(hours=1)  # readers of an older version have so long to finish
 N_FRAGMENTS = 64  # commits after which small files are put together
 N_SAMPLE = 4096  # vectors of a modality that stand for all of them
@@ -656,7 +656,7 @@ class Archive:
         return self._index() is not None
 
 
-# The index above EXACT_ROWS; docs/results/search.md has the numbers, and the other indices that were tried.
+# The index above EXACT_ROWS; docs/results/search.md has the numbers.
 INDEX_NAME = "vector_idx"
 PARTITION_ROWS = 1_000_000
 HNSW_M, HNSW_BUILD, HNSW_SEARCH = 16, 100, 150
