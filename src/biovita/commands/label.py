@@ -143,13 +143,7 @@ def run_find(config: Find) -> int:
 
 def show(hits: "list[Hit]") -> int:
     """Print hits as `biovita search` does."""
-    from biovita.commands.search import line_of, row_of
+    from biovita.commands import search
 
-    for rank, hit in enumerate(hits, 1):
-        if SETTINGS.json:
-            emit({"rank": rank, **row_of(hit)})
-        else:
-            print(line_of(rank, hit))
-    if not hits:
-        say("nothing is left to show")
+    search.show(hits, nothing="nothing is left to show")
     return 0

@@ -80,14 +80,19 @@ def run_search(config: Search) -> int:
             examples += examples_like(archive, ids, weight=weight)
     how: dict[str, Any] = {"to": config.to, "k": config.k, "where": config.where or None, "exact": config.exact}
     hits = search(archive, examples, collapse=not config.every_window, **how)
+    show(hits, nothing=f"{config.archive}: nothing found" + (f" where {config.where}" if config.where else ""))
+    return export(hits, config.copy) if config.copy else 0
+
+
+def show(hits: "list[Hit]", *, nothing: str) -> None:
+    """Print hits, best first; say `nothing` where there are none."""
     for rank, hit in enumerate(hits, 1):
         if SETTINGS.json:
             emit({"rank": rank, **row_of(hit)})
         else:
             print(line_of(rank, hit))
     if not hits:
-        say(f"{config.archive}: nothing found" + (f" where {config.where}" if config.where else ""))
-    return export(hits, config.copy) if config.copy else 0
+        say(nothing)
 
 
 def examples_of(config: Search, archive: "Archive") -> "list[Example]":

@@ -107,9 +107,7 @@ def embed_media(
         write_embeddings(out, ids=[], modality=modality, embedding=vectors, **facts_of(encoder, how))
         return Outcome()
     items = (
-        partial(_known, modality)
-        if modality and is_checked
-        else partial(_checked, wanted=modality, workers=how.workers or os.cpu_count() or 1)
+        partial(_known, modality) if modality and is_checked else partial(checked, wanted=modality, workers=how.workers)
     )
     return _embed(encoder, out, ids=ids, things=paths, items=items, how=how)
 
@@ -175,9 +173,9 @@ def _known(modality: Modality, things: Sequence[Any]) -> Iterator[Item]:
     return ((modality, thing) for thing in things)
 
 
-def _checked(paths: Sequence[Path], *, wanted: Modality | None, workers: int) -> Iterator[Item]:
-    """Look at strangers' files in a limited child before anything here opens them."""
-    for path, verdict in zip(paths, check_files(paths, workers=workers), strict=True):
+def checked(paths: Sequence[Path], *, wanted: Modality | None = None, workers: int | None = None) -> Iterator[Item]:
+    """Look at strangers' files in a limited child before anything here opens them; refuse other kinds than wanted."""
+    for path, verdict in zip(paths, check_files(paths, workers=workers or os.cpu_count() or 1), strict=True):
         if verdict.ok and wanted and verdict.modality != wanted:
             yield MediaError("wrong_modality", f"{path}: is listed as {wanted} and holds {verdict.modality}")
         elif verdict.ok and verdict.modality in ("audio", "image"):

@@ -9,17 +9,15 @@ Source:
     Snell et al. 2017, Prototypical Networks (means of examples); Liang et al. 2022, Mind the Gap (the parts).
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from biovita.embed.extract import How, stream
+from biovita.embed.extract import How, checked, stream
 from biovita.errors import ConfigError, MediaError
 from biovita.log import Progress, warn
-from biovita.media.check import check_files
-from biovita.models.encoder import Encoder, Item
+from biovita.models.encoder import Encoder
 from biovita.sources.folder import read_manifest_table
 from biovita.sources.tree import species_of_folders, walk_files
 from biovita.taxonomy.taxon import normal_name
@@ -72,7 +70,7 @@ def read_examples(encoder: Encoder, path: Path) -> list[Example]:
     found = []
     labelled = iter(named)
     with Progress("embed examples", len(named)) as bar:
-        for block in stream(encoder, _items([file for _, file in named]), How(window="windows")):
+        for block in stream(encoder, checked([file for _, file in named]), How(window="windows")):
             bar.advance(len(block))
             for result, (name, file) in zip(block, labelled, strict=False):
                 if isinstance(result, MediaError):
@@ -82,15 +80,6 @@ def read_examples(encoder: Encoder, path: Path) -> list[Example]:
     for name in sorted({name for name, _ in named} - {one.name for one in found}):
         raise ConfigError(f"{path}: not one of the files of '{name}' can be used as an example")
     return found
-
-
-def _items(paths: Sequence[Path]) -> Iterator[Item]:
-    """Look at the files in a limited child before anything here opens them."""
-    for verdict in check_files(paths):
-        if verdict.ok and verdict.modality in ("audio", "image"):
-            yield verdict.modality, Path(verdict.path)
-        else:
-            yield MediaError(verdict.reason or "not_media", verdict.detail)
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
