@@ -298,6 +298,22 @@ def test_a_worker_that_was_killed_is_an_error_and_no_hang(feed: Callable[..., Fe
     assert not active_children()
 
 
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_an_error_and_slow_ones_are_none(
+    feed: Callable[..., Feed], features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biovita.train.feed.STALL_S", 2.0)
+    slow = feed("a", source=Slow(features, 0.8)).stream(itertools.repeat(batch_of([0] * 5, [0] * 5), 2), workers=1)
+    assert [len(inputs.batch.audio) for inputs in slow] == [5, 5]  # of which each takes 4 s
+    stream = feed().stream(itertools.repeat(BATCH), workers=2)
+    next(stream)
+    os.kill(active_children()[0].pid or 0, signal.SIGSTOP)
+    with pytest.raises(TrainError, match="have read nothing for 2 s; does the disk"):
+        for _ in stream:
+            pass
+    assert not active_children()
+
+
 class Broken:
     """A source with a fault."""
 

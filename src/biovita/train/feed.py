@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from biovita.train.source import Source
 AHEAD = 2  # batches that each worker may have ready
 STOPS = (signal.SIGINT, signal.SIGTERM)
 PARENT_S = 1.0  # how often a worker looks whether its trainer still lives
+STALL_S = 30.0  # one recording or picture takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Feed:
         letters: Collection[str],
     ) -> None:
         self.source, self.recipe, self.letters = source, recipe, frozenset(letters)
+        self.n_read = RawValue("L")  # recordings and pictures, counted by all workers
         if "t" in self.letters:  # all at once: a tokenizer that has been at work does not survive a fork
             self._first = np.cumsum([0, *map(len, prompts)])
             self._tokens = processor.tokens([text for texts in prompts for text in texts])
@@ -96,6 +99,7 @@ class Feed:
 
         Raises:
             MediaError: a medium does not decode; it comes when its batch would have.
+            TrainError: a worker was ended, or hangs.
         """
         if not workers:
             yield from map(self.inputs, batches)
@@ -117,7 +121,7 @@ class Feed:
         try:
             while True:
                 begun = time.monotonic()
-                found = _next(read)
+                found = self._next(read)
                 if found is None:
                     return
                 if isinstance(found, BiovitaError):
@@ -126,6 +130,36 @@ class Feed:
         finally:  # an error's traceback would keep them
             atexit.unregister(read._shutdown_workers)
             read._shutdown_workers()
+
+    def _next(self, read: Any) -> Inputs | BiovitaError | None:
+        is_there, is_stalled = threading.Event(), threading.Event()
+        threading.Thread(target=self._watch, args=(read._workers, is_there, is_stalled), daemon=True).start()
+        try:
+            return next(read, None)
+        except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+            if is_stalled.is_set():
+                raise TrainError(
+                    f"the processes that read ahead have read nothing for {STALL_S:.0f} s; does the disk or the "
+                    "network that holds the data still answer?"
+                ) from error
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+                raise  # a fault of ours in a worker
+            raise TrainError("a process that reads ahead was ended; is memory short? try fewer workers") from error
+        finally:
+            is_there.set()
+
+    def _watch(self, workers: list[Any], is_there: threading.Event, is_stalled: threading.Event) -> None:
+        """End workers that have read nothing for a while.
+
+        The loader's own timeout does not see one that hangs while it hands a batch over.
+        """
+        n_read = -1
+        while not is_there.wait(STALL_S):
+            if n_read == self.n_read.value:
+                is_stalled.set()
+                for worker in workers:
+                    worker.kill()
+            n_read = self.n_read.value
 
     def _read(self, batch: Batch) -> Inputs:
         return Inputs(
@@ -147,12 +181,14 @@ class Feed:
         return torch.from_numpy(np.stack(mels)) if mels else None
 
     def _mel(self, row: int, shift: float) -> np.ndarray:
+        self.n_read.value += 1
         is_placed = self.recipe.shift_audio or self.source.n_frames(row) > FRAMES
         return self.source.mel(row, shift if is_placed else 0.0)
 
     def _squares(self, batch: Batch) -> torch.Tensor | None:
         squares = []
         for n in np.flatnonzero(batch.image >= 0):
+            self.n_read.value += 1
             square = self.source.square(batch.image[n])
             if self.recipe.augment != Augment():
                 square = augment_square(square, _streams(batch.seed[n])[1], self.recipe.augment)
@@ -197,15 +233,6 @@ def _begin(loader: DataLoader) -> Any:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     return read
-
-
-def _next(read: Iterator[Any]) -> Inputs | BiovitaError | None:
-    try:
-        return next(read, None)
-    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
-            raise  # a fault of ours in a worker
-        raise TrainError("a process that reads ahead was ended; is memory short? try fewer workers") from error
 
 
 def _as_it_is(found: Any) -> Any:
