@@ -141,7 +141,7 @@ def disturb(folder: Path, n: int, n_kills: int, rng: np.random.Generator) -> Out
         while outcome.kills.total() < n_kills:
             way = str(rng.choice(WAYS[n]))
             before = n_steps(out)
-            if not kill(start(folder, out, n), way, rng.uniform(0, 1.05 * seconds), rng):
+            if not kill(folder, start(folder, out, n), way, rng.uniform(0, 1.05 * seconds), rng):
                 break
             outcome.kills[way] += 1
             outcome.while_training += n_steps(out) > before
@@ -175,10 +175,10 @@ def train(folder: Path, out: Path, n: int) -> float:
     return time.monotonic() - began
 
 
-def kill(process: "subprocess.Popen[bytes]", way: str, after_s: float, rng: np.random.Generator) -> bool:
+def kill(folder: Path, process: "subprocess.Popen[bytes]", way: str, after_s: float, rng: np.random.Generator) -> bool:
     """Kill a command after so many seconds; tell whether it was still at work."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        assert process.wait(timeout=after_s) == 0, "training failed by itself"
+        assert process.wait(timeout=after_s) == 0, (folder / "stderr.txt").read_text()[-2000:]
         return False
     family = list(descendants(process.pid))
     if way == "one of two" and len(family) > 1:  # before torchrun has started them, it is torchrun itself

@@ -1,6 +1,7 @@
 """An archive of a million vectors beside faiss and usearch, in one run; killed writers, and readers during rebuilds.
 
-    python benchmarks/search.py FOLDER [--rows 1000000] [--peer-rows 200000] [--kills 50] [--rebuilds 100] [--demo demo]
+    python benchmarks/search.py FOLDER [--rows 1000000] [--peer-rows 1000000] [--demo demo]
+    python benchmarks/search.py FOLDER [--kills 50] [--rebuilds 100] [--store s3://bucket]
 
 The vectors have the structure of a trained model's, not that of white noise, in which nothing has neighbours:
 
@@ -18,7 +19,8 @@ and last. FOLDER keeps vectors and archive: the next run measures the same index
 
 Killed: a writer commits five files at a time, adding and replacing, and gets SIGKILL at a random moment; lost is a
 commit that it had reported and that is gone, torn one that is there in part. Read: 8 processes open the archive and
-search it without pause, while it is added to and rebuilt.
+search it without pause, while it is added to and rebuilt. Both also on an object store, which `AWS_ENDPOINT` and the
+other AWS_* variables reach.
 
 Several modalities: the vectors of a demo (`biovita demo`) are searched for any modality, by cosine and by standing.
 
@@ -75,19 +77,21 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--rebuilds", type=int, default=0)
+    parser.add_argument("--store", help="an address for the killed writers and the readers, such as s3://bucket")
     parser.add_argument("--demo", type=Path, help="a finished demo folder, for hits of several modalities")
-    parser.add_argument("--writer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--writer", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.writer:
-        write_until_killed(str(asked.folder))
+        write_until_killed(asked.writer)
     asked.folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, str] = {}
     for rows in sorted({asked.rows, asked.peer_rows} - {0}, reverse=True):
         parts[f"{rows:,} vectors"] = speed(asked.folder, rows, asked.queries, peers=rows == asked.peer_rows)
+    on = " on an object store" if asked.store else ""
     if asked.kills:
-        parts["Killed writers"] = killed(asked.kills)
+        parts["Killed writers" + on] = killed(asked.kills, asked.store)
     if asked.rebuilds:
-        parts["Readers during rebuilds"] = read_during(asked.rebuilds)
+        parts["Readers during rebuilds" + on] = read_during(asked.rebuilds, asked.store)
     if asked.demo:
         parts["Hits of several modalities"] = between(asked.demo, asked.folder)
     write_page(parts)
@@ -327,15 +331,15 @@ def small(n: int, block: int) -> Entry:
     return Entry(path=f"/files/{n}.jpg", sha256=f"{n:08x}" + "0" * 56, modality="image", vectors=vector, about=about)
 
 
-def killed(n_kills: int) -> str:
+def killed(n_kills: int, store: str | None) -> str:
     """Kill a writer at random moments and count what is lost or torn."""
     draw = np.random.default_rng(1)
     lost = torn = wrong = n_commits = 0
     with tempfile.TemporaryDirectory() as folder:
-        uri = str(Path(folder) / "archive")
+        uri = f"{store or folder}/killed"
         Archive.create(uri, FACTS, width=16)
         for _ in range(n_kills):
-            words = [sys.executable, __file__, uri, "--writer"]
+            words = [sys.executable, __file__, folder, "--writer", uri]
             with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
                 assert writer.stdout
                 said = [writer.stdout.readline()]
@@ -358,10 +362,10 @@ def killed(n_kills: int) -> str:
     return line
 
 
-def read_during(n_rebuilds: int) -> str:
+def read_during(n_rebuilds: int, store: str | None) -> str:
     """Rebuild while processes read, and count their answers and errors."""
     with tempfile.TemporaryDirectory() as folder:
-        uri, stop = str(Path(folder) / "archive"), Path(folder) / "stop"
+        uri, stop = f"{store or folder}/read", Path(folder) / "stop"
         made = Archive.create(uri, FACTS, width=16)
         made.add(small(i, 0) for i in range(N_FILES))
         with multiprocessing.get_context("spawn").Pool(N_READERS) as pool:
@@ -444,12 +448,12 @@ def between(demo: Path, folder: Path) -> str:
 
 
 def write_page(parts: dict[str, str]) -> None:
-    """Write the page; sections of other runs stay."""
+    """Write the page, each section with its command; sections of other runs stay."""
     old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
     sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in old.split("\n## ")[1:]}
-    sections |= parts
-    head = f"# Search at size\n\n    python benchmarks/search.py {' '.join(sys.argv[1:])}\n"
-    text = "\n".join([head, *(f"## {name}\n\n{body}\n" for name, body in sections.items())])
+    command = " ".join(["    python benchmarks/search.py FOLDER", *sys.argv[2:]])
+    sections |= {name: f"{command}\n\n{body}" for name, body in parts.items()}
+    text = "\n".join(["# Search at size\n", *(f"## {name}\n\n{body.strip()}\n" for name, body in sections.items())])
     PAGE.write_text(text, encoding="utf-8")
 
 
