@@ -352,6 +352,7 @@ def main() -> None:
     )
     goals = [
         ("score, times the loop (each direction)", min(one["plain_s"] / one["score_s"] for one in found.values()), 40),
+        ("all six directions together, times the loop", total["plain_s"] / total["score_s"], 40),
         ("share of the product's limit, sounds and pictures, %", 100 * min(one["limit"] for one in media), 15),
         ("read, times one file an id as released, from disk", others[0][1][2] / ours_s[1], 200),
         ("the same, from the system's cache", others[0][1][1] / ours_s[0], 200),
@@ -367,8 +368,8 @@ def main() -> None:
         f"{torch.__version__}" + (f", MTEB {theirs['mteb']}" if theirs else "") + ".\n\n## Scoring\n\n"
         "The loop: for each query a float32 product with the gallery, then 100 selections, as the reference protocol\n"
         "does. Hits that differ: of all queries at top-1, 5 and 10. Limit: the time of a large float32 product over\n"
-        f"only the pairs that are asked for ({flops / 1e9:.0f} GFLOP/s measured); ours sums in float64. MTEB's time is "
-        "its evaluation\nwithout the look-up of vectors.\n\n"
+        f"only the pairs that are asked for ({flops / 1e9:.0f} GFLOP/s measured); ours sums again in float64\n"
+        "what decides. MTEB's time is its evaluation without the look-up of vectors.\n\n"
         "| direction | ours, ms a query | loop, ms | loop / ours | hits that differ | share of the limit, % "
         "| MTEB, ms | MTEB / ours | same top-1, 5, 10 |\n|---|---|---|---|---|---|---|---|---|\n"
         + "\n".join(lines)

@@ -122,9 +122,10 @@ def test_a_missing_vector_is_an_error_that_names_the_id(ask):
 
 def test_blocks_change_no_digit(ask, monkeypatch):
     whole = {}
-    for n_queries, n_cells in ((4096, 4_000_000), (1, 1), (3, 7), (19, 2)):
+    for n_queries, n_together in ((4096, 4096), (1, 1), (3, 7), (19, 2)):
         monkeypatch.setattr(retrieval, "BLOCK_QUERIES", n_queries)
-        monkeypatch.setattr(retrieval, "BLOCK_CELLS", n_cells)
+        monkeypatch.setattr(retrieval, "BLOCK_ASKING", n_together)
+        monkeypatch.setattr(retrieval, "BLOCK_ASKED", n_together)
         for path, task, query, target in ask(5, "few", n_items=60, n_queries=20):
             blocks = rank_task(task, as_vectors(query), as_vectors(target), ties="against", missing="error")
             expected = whole.setdefault(path, blocks)
