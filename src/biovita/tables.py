@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from biovita.errors import DatasetError
@@ -45,14 +46,34 @@ def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> 
 def occurs_again(column: pl.Series) -> pl.Series:
     """Mark the values that occur more than once; null never does.
 
-    Texts are compared only where their hashes are equal, which is several times faster than comparing them all.
+    Texts are compared only where their hashes are equal: hashes are sorted many times faster.
     """
-    suspect = column.hash().is_duplicated() & column.is_not_null()
-    if not suspect.any():
-        return suspect
+    hashes = column.hash()
+    ordered = np.sort(hashes.to_numpy())
+    suspect = _among(hashes, ordered[1:][ordered[1:] == ordered[:-1]]) & column.is_not_null()
     marks = suspect.to_numpy(writable=True)
     marks[marks] = column.filter(suspect).is_duplicated().to_numpy()
     return pl.Series(column.name, marks)
+
+
+def stands_beside_several(column: pl.Series, other: pl.Series) -> pl.Series:
+    """Mark the values of a column beside which several values of another stand; null never does.
+
+    As in `occurs_again`, texts are compared only where their hashes make it possible.
+    """
+    hashes = column.hash()
+    order = np.argsort(hashes.to_numpy())
+    here, beside = hashes.to_numpy()[order], other.hash().to_numpy()[order]
+    differs = (here[1:] == here[:-1]) & (beside[1:] != beside[:-1])
+    suspect = _among(hashes, here[1:][differs]) & column.is_not_null()
+    pairs = pl.DataFrame({"here": column, "beside": other}).filter(suspect)
+    marks = suspect.to_numpy(writable=True)
+    marks[marks] = pairs.select(pl.col("beside").n_unique().over("here") > 1).to_series().to_numpy()
+    return pl.Series(column.name, marks)
+
+
+def _among(hashes: pl.Series, few: np.ndarray) -> pl.Series:
+    return hashes.is_in(pl.Series(np.unique(few)).implode())
 
 
 def write_table(path: Path, table: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> None:

@@ -57,7 +57,7 @@ TABLES = ["media.parquet", "taxa.parquet", "quarantine.parquet", "names.parquet"
           "CREDITS.csv"]  # fmt: skip
 BUILDER_LIMITS = Limits(seconds=60.0)  # long recordings on a busy machine; an upload gets 5 s
 HASHED_ROWS = 100_000  # at a time
-KEYS = ("media_id", "url", "source", "scientific_name", "modality", "licence", "quality", *HINTS)
+KEYS = ("media_id", "url", "source", "scientific_name", "modality", "licence", "quality")
 
 Engine = Literal["local", "ray"]
 
@@ -246,13 +246,14 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
     # decided on narrow rows; the wide ones are gathered once, at the end
     outside = (pl.col("file").is_null() & pl.col("given_path").is_not_null()).alias("outside")
     starts = accumulate((len(table) for table in tables), initial=0)
+    hints = [name for name in HINTS if any(table[name].null_count() < len(table) for table in tables)]
     rows = [
-        table.select(*KEYS, outside, pl.lit(turn, pl.UInt32).alias("turn")).with_row_index("row", start)
+        table.select(*KEYS, *hints, outside, pl.lit(turn, pl.UInt32).alias("turn")).with_row_index("row", start)
         for turn, (table, start) in enumerate(zip(tables, starts, strict=False))
     ]
     keys, twice = dedupe_ids(rows)
     unsafe = keys.filter("outside")
-    keys, names = _resolve(keys.filter(~pl.col("outside")), checklist)
+    keys, names = _resolve(keys.filter(~pl.col("outside")), hints, checklist)
     unknown = keys.filter(pl.col("species").is_null())
     unnamed = select(unknown, caps={}, licences=choice.licences, quality=None, seed=seed)
     chosen = select(
@@ -283,14 +284,14 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
     )
 
 
-def _resolve(keys: pl.DataFrame, checklist: Checklist) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _resolve(keys: pl.DataFrame, hints: Sequence[str], checklist: Checklist) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Find the species of every name: rows with `species`, `class` and `name_reason`, without hints; and the log."""
-    hints = [name for name in HINTS if keys[name].null_count() < len(keys)]
-    names = _one_lineage(checklist.decide_all(keys.select("scientific_name", *HINTS).unique()))
     by = ["scientific_name", *hints]
+    names = _one_lineage(checklist.decide_all(keys.select(by).unique()))
     decided = names.select(*by, "species", "class", pl.col("reason").alias("name_reason"))
     named = keys.join(decided, on=by, how="left", nulls_equal=True, maintain_order="left")
-    return named.drop(*HINTS), names
+    unsaid = [pl.lit(None, pl.String).alias(name) for name in HINTS if name not in hints]
+    return named.drop(hints), names.with_columns(unsaid)
 
 
 def _one_lineage(names: pl.DataFrame) -> pl.DataFrame:
@@ -564,4 +565,7 @@ def _refusals(rows: pl.DataFrame, reason: str | pl.Expr, detail: pl.Expr) -> pl.
 
 def _reasons(refused: pl.DataFrame) -> str:
     counts = refused["reason"].value_counts(sort=True).iter_rows()
-    return "reasons: " + ", ".join(f"{n} {reason}" for reason, n in counts)
+    example = (
+        f"; {media_id}: {detail}" for media_id, detail in refused.select("media_id", "detail").head(1).iter_rows()
+    )
+    return "reasons: " + ", ".join(f"{n} {reason}" for reason, n in counts) + "".join(example)

@@ -24,6 +24,7 @@ COUNTED: Final = (
     *("modality", "source", "licence", "rights_holder", "recorded_at", "latitude_deg", "individual", "split", "class"),
     *("species", "duration_s", "sample_rate_hz", "width_px", "height_px"),
 )
+TALLIED: Final = ("split", "source", "licence", "class", "species", "modality")
 N_LISTED: Final = 12  # lines of a table whose values are open; the rest is summed
 LENGTHS_S: Final = (0, 1, 3, 10, 30, 60, 300, 7201)
 SIDES_PX: Final = (0, 64, 224, 512, 1024, 2048, 4096, 30_001)
@@ -32,8 +33,9 @@ SIDES_PX: Final = (0, 64, 224, 512, 1024, 2048, 4096, 30_001)
 def write_card(dataset: Dataset) -> None:
     """Write the three files of the card from a dataset's tables, which lie in its folder."""
     media = pl.read_parquet(dataset.folder / "media.parquet", columns=list(COUNTED))
-    write_text(dataset.folder / "card.md", card_markdown(dataset, media))
-    write_json(dataset.folder / "croissant.json", croissant(dataset, media))
+    tally = media.group_by(TALLIED).agg(pl.len().alias("n"))
+    write_text(dataset.folder / "card.md", card_markdown(dataset, media, tally))
+    write_json(dataset.folder / "croissant.json", croissant(dataset, media, tally))
     write_credits(pl.scan_parquet(dataset.folder / "media.parquet"), dataset.folder / "CREDITS.csv")
 
 
@@ -49,15 +51,17 @@ def defused(column: pl.Expr) -> pl.Expr:
     return pl.when(runs).then(pl.format("'{}", column)).otherwise(column).name.keep()
 
 
-def card_markdown(dataset: Dataset, media: pl.DataFrame) -> str:
+def card_markdown(dataset: Dataset, media: pl.DataFrame, tally: pl.DataFrame) -> str:
     """Compose the card for people: counts, distributions, licences, refusals, gaps.
 
     Args:
         dataset: its manifest, taxa and quarantine are read.
         media: the columns COUNTED of its media table.
+        tally: its `n` files by TALLIED.
     """
     taxa, counts = dataset.taxa, dataset.manifest["counts"]
-    audio, image = (media.filter(pl.col("modality") == name) for name in ("audio", "image"))
+    audio = media.select("duration_s", "sample_rate_hz").filter(media["modality"] == "audio")
+    image = media.select(_side()).filter(media["modality"] == "image")
     hours = audio["duration_s"].sum() / 3600
     name = dataset.folder.resolve().name
     lines = [f"# Data card: {name}", ""]
@@ -72,28 +76,28 @@ def card_markdown(dataset: Dataset, media: pl.DataFrame) -> str:
         "## Splits",
         *_table(
             ("split", "recordings", "pictures", "species"),
-            sorted(_by(media, "split"), key=lambda row: SPLITS.index(row[0])),
+            sorted(_by(tally, "split"), key=lambda row: SPLITS.index(row[0])),
         ),
         f"Drawn with seed {dataset.manifest['seed']}. The {counts['withheld']:,} species of test_unseen are in no "
         f"other split. No file{', no near-duplicate' if 'near_duplicates' in counts else ''} and no individual is in "
         "two splits.",
         "",
         "## Classes",
-        *_table(("class", "recordings", "hours", "pictures", "species", "with both"), _classes(media)),
+        *_table(("class", "recordings", "hours", "pictures", "species", "with both"), _classes(media, tally)),
         "## Licences",
-        *_table(("licence", "recordings", "pictures", "species"), _largest(_by(media, "licence"))),
-        _conditions(media),
+        *_table(("licence", "recordings", "pictures", "species"), _largest(_by(tally, "licence"))),
+        _conditions(tally),
         "CREDITS.csv names the holder and the origin of every file.",
         "",
         "## Sources",
-        *_table(("source", "recordings", "pictures", "species"), _largest(_by(media, "source"))),
+        *_table(("source", "recordings", "pictures", "species"), _largest(_by(tally, "source"))),
         "## Files a species",
-        *_table(("kind", "species", "fewest", "lower quarter", "median", "upper quarter", "most"), _spread(media)),
+        *_table(("kind", "species", "fewest", "lower quarter", "median", "upper quarter", "most"), _spread(tally)),
         "## Recordings",
         *_table(("seconds", "recordings"), _binned(audio["duration_s"], LENGTHS_S)),
         *_table(("sample rate", "recordings"), _counted(audio, "sample_rate_hz")),
         "## Pictures",
-        *_table(("shorter side, px", "pictures"), _binned(image.select(_side()).to_series(), SIDES_PX)),
+        *_table(("shorter side, px", "pictures"), _binned(image.to_series(), SIDES_PX)),
         "## Places and times",
         *_places(media),
         "",
@@ -110,13 +114,13 @@ def card_markdown(dataset: Dataset, media: pl.DataFrame) -> str:
         "",
         *_names_refused(dataset.quarantine),
         "## Known gaps",
-        *(f"- {gap}" for gap in _gaps(media, taxa)),
+        *(f"- {gap}" for gap in _gaps(media, tally, taxa)),
         "",
     ]
     return "\n".join(lines)
 
 
-def croissant(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
+def croissant(dataset: Dataset, media: pl.DataFrame, tally: pl.DataFrame) -> dict[str, Any]:
     """Describe the dataset as Croissant 1.0 (JSON-LD): the tables with their hashes, the media, every column.
 
     `datePublished` is left out, since a build has none: add it where the dataset is published.
@@ -124,6 +128,7 @@ def croissant(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
     Args:
         dataset: its tables are hashed.
         media: the columns COUNTED of its media table.
+        tally: its `n` files by TALLIED.
     """
     tables = {"media.parquet": MEDIA_SCHEMA, "taxa.parquet": TAXA_SCHEMA, "quarantine.parquet": QUARANTINE_SCHEMA}
     return {
@@ -136,8 +141,8 @@ def croissant(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
         + (" Made up by a generator; not biology." if dataset.manifest["made_up"] else ""),
         "version": f"{dataset.manifest['schema']}.0.0",
         "citeAs": "Credit each source and rights holder as CREDITS.csv names them.",
-        "license": [licence_url(licence) for licence in media["licence"].unique().sort()],
-        **_responsibility(dataset, media),
+        "license": [licence_url(licence) for licence in tally["licence"].unique().sort()],
+        **_responsibility(dataset, media, tally),
         "distribution": [
             *(
                 {
@@ -186,24 +191,23 @@ def _record_set(name: str, schema: dict[str, pl.DataType]) -> dict[str, Any]:
     }
 
 
-def _responsibility(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
+def _responsibility(dataset: Dataset, media: pl.DataFrame, tally: pl.DataFrame) -> dict[str, Any]:
     """State what the responsible-AI extension of Croissant asks and the tables can answer."""
-    made_up, years = dataset.manifest["made_up"], media["recorded_at"].dt.year()
+    made_up, years = dataset.manifest["made_up"], _years(media)
     collected = (
-        "Drawn by a generator." if made_up else f"Public sources: {', '.join(sorted(media['source'].unique()))}."
+        "Drawn by a generator." if made_up else f"Public sources: {', '.join(sorted(tally['source'].unique()))}."
     )
-    known = years.null_count() < len(years)
-    frame = {"rai:dataCollectionTimeFrame": [f"{years.min()}-01-01", f"{years.max()}-12-31"]} if known else {}
+    frame = {"rai:dataCollectionTimeFrame": [f"{years[0]}-01-01", f"{years[1]}-12-31"]} if years else {}
     return {
         "rai:dataCollection": f"{collected} Each medium keeps its source, page, licence and holder.",
         "rai:dataCollectionType": ["Synthetic data" if made_up else "Secondary data analysis"],
-        "rai:dataCollectionMissingData": " ".join(_gaps(media, dataset.taxa)),
+        "rai:dataCollectionMissingData": " ".join(_gaps(media, tally, dataset.taxa)),
         **frame,
         "rai:dataPreprocessingProtocol": [
             "Names are resolved to accepted species; a name that cannot be is refused with the reason.",
             "Every file is decoded in a limited process before it is taken; the originals are kept as they came.",
         ],
-        "rai:dataBiases": _biases(media),
+        "rai:dataBiases": _biases(tally),
         "rai:dataUseCases": ["Training and evaluation of models that relate the sound, picture and name of animals."],
         "rai:dataLimitations": ["Species are those that the sources state; they were not identified again."],
         "rai:personalSensitiveInformation": [
@@ -215,20 +219,21 @@ def _responsibility(dataset: Dataset, media: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _biases(media: pl.DataFrame) -> list[str]:
-    by_class = media["class"].value_counts().sort(["count", "class"], descending=[True, False])
-    per_species = media["species"].value_counts()["count"].sort(descending=True)
-    top = per_species.head(max(1, len(per_species) // 10)).sum()
+def _biases(tally: pl.DataFrame) -> list[str]:
+    n_files = int(tally["n"].sum())
+    by_class = tally.group_by("class").agg(pl.col("n").sum()).sort(["n", "class"], descending=[True, False])
+    per_species = tally.group_by("species").agg(pl.col("n").sum())["n"].sort(descending=True)
+    top = int(per_species.head(max(1, len(per_species) // 10)).sum())
     return [
-        f"{by_class['class'][0]} hold {by_class['count'][0] / len(media):.0%} of the files.",
-        f"The tenth of the species with the most files holds {top / len(media):.0%} of them.",
+        f"{by_class['class'][0]} hold {by_class['n'][0] / n_files:.0%} of the files.",
+        f"The tenth of the species with the most files holds {top / n_files:.0%} of them.",
     ]
 
 
-def _by(media: pl.DataFrame, column: str) -> list[tuple[Any, ...]]:
+def _by(tally: pl.DataFrame, column: str) -> list[tuple[Any, ...]]:
     """Count recordings, pictures and species by a column."""
     return list(
-        media.group_by(column)
+        tally.group_by(column)
         .agg(_n("audio"), _n("image"), pl.col("species").n_unique())
         .sort(column, nulls_last=True)
         .iter_rows()
@@ -236,18 +241,20 @@ def _by(media: pl.DataFrame, column: str) -> list[tuple[Any, ...]]:
 
 
 def _n(modality: str) -> pl.Expr:
-    return (pl.col("modality") == modality).sum().alias(modality)
+    return pl.col("n").filter(pl.col("modality") == modality).sum().alias(modality)
 
 
-def _classes(media: pl.DataFrame) -> list[tuple[Any, ...]]:
+def _classes(media: pl.DataFrame, tally: pl.DataFrame) -> list[tuple[Any, ...]]:
     both = (
-        media.group_by("class", "species")
+        tally.group_by("class", "species")
         .agg((pl.col("modality").n_unique() == 2).alias("both"))
         .group_by("class")
         .agg(pl.len().alias("species"), pl.col("both").sum())
     )
-    files = media.group_by("class").agg(_n("audio"), (pl.col("duration_s").sum() / 3600).alias("hours"), _n("image"))
+    hours = media.group_by("class").agg((pl.col("duration_s").sum() / 3600).alias("hours"))
+    files = tally.group_by("class").agg(_n("audio"), _n("image")).join(hours, on="class", nulls_equal=True)
     rows = files.join(both, on="class", nulls_equal=True).sort("class", nulls_last=True)
+    rows = rows.select("class", "audio", "hours", "image", "species", "both")
     return [(name, audio, f"{hours:,.2f}", *rest) for name, audio, hours, *rest in rows.iter_rows()]
 
 
@@ -255,14 +262,14 @@ def _largest(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return sorted(rows, key=lambda row: (-row[1] - row[2], str(row[0])))
 
 
-def _spread(media: pl.DataFrame) -> Iterable[tuple[Any, ...]]:
+def _spread(tally: pl.DataFrame) -> Iterable[tuple[Any, ...]]:
     for label, rows in (
-        ("files", media),
-        ("recordings", media.filter(pl.col("modality") == "audio")),
-        ("pictures", media.filter(pl.col("modality") == "image")),
+        ("files", tally),
+        ("recordings", tally.filter(pl.col("modality") == "audio")),
+        ("pictures", tally.filter(pl.col("modality") == "image")),
     ):
         if len(rows):
-            n = rows.group_by("species").len()["len"]
+            n = rows.group_by("species").agg(pl.col("n").sum())["n"]
             at = (int(n.quantile(share, "lower") or 0) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
             yield (label, len(n), *at)
 
@@ -273,9 +280,17 @@ def _side() -> pl.Expr:
 
 def _places(media: pl.DataFrame) -> list[str]:
     placed = len(media) - media["latitude_deg"].null_count()
-    timed = media["recorded_at"].drop_nulls()
-    years = f", from {timed.dt.year().min()} to {timed.dt.year().max()}" if len(timed) else ""
-    return [f"{placed:,} files have a place and {len(timed):,} a time{years}."]
+    timed, years = len(media) - media["recorded_at"].null_count(), _years(media)
+    span = f", from {years[0]} to {years[1]}" if years else ""
+    return [f"{placed:,} files have a place and {timed:,} a time{span}."]
+
+
+def _years(media: pl.DataFrame) -> tuple[int, int] | None:
+    """Find the first and the last year; None where no time is known."""
+    first, last = media.select(
+        pl.col("recorded_at").min().dt.year().alias("first"), pl.col("recorded_at").max().dt.year().alias("last")
+    ).row(0)
+    return None if first is None else (first, last)
 
 
 def trait_coverage(taxa: pl.DataFrame) -> pl.DataFrame:
@@ -313,20 +328,20 @@ def _names_refused(quarantine: pl.DataFrame) -> list[str]:
     ]
 
 
-def _conditions(media: pl.DataFrame) -> str:
-    families = media["licence"].replace_strict({name: licence_family(name) for name in media["licence"].unique()})
+def _conditions(tally: pl.DataFrame) -> str:
+    families = tally["licence"].replace_strict({name: licence_family(name) for name in tally["licence"].unique()})
     parts = families.str.split("-")
-    n_nc, n_nd, n_sa = (int(parts.list.contains(word).sum()) for word in ("nc", "nd", "sa"))
-    return (
-        f"{_percent(n_nc / len(media))} of the files exclude commercial use, {_percent(n_sa / len(media))} ask for the "
-        f"same licence, {_percent(n_nd / len(media))} allow no changed copies."
+    n_files = int(tally["n"].sum())
+    nc, nd, sa = (
+        _percent(int(tally["n"].filter(parts.list.contains(word)).sum()) / n_files) for word in ("nc", "nd", "sa")
     )
+    return f"{nc} of the files exclude commercial use, {sa} ask for the same licence, {nd} allow no changed copies."
 
 
-def _gaps(media: pl.DataFrame, taxa: pl.DataFrame) -> list[str]:
+def _gaps(media: pl.DataFrame, tally: pl.DataFrame, taxa: pl.DataFrame) -> list[str]:
     n_species = len(taxa)
-    has = {name: media.filter(pl.col("modality") == name)["species"].n_unique() for name in ("audio", "image")}
-    single = media.group_by("species").len().filter(pl.col("len") == 1)
+    has = {name: tally.filter(pl.col("modality") == name)["species"].n_unique() for name in ("audio", "image")}
+    single = tally.group_by("species").agg(pl.col("n").sum()).filter(pl.col("n") == 1)
     known_traits = 1 - sum(taxa[name].null_count() for name in TRAITS) / (len(TRAITS) * n_species)
     missing = {
         column: media[column].null_count() / len(media)

@@ -13,7 +13,7 @@ from biovita.files import read_manifest, sha256_file
 from biovita.log import Progress
 from biovita.sources.licence import UNKNOWN
 from biovita.sources.record import RECORD_SCHEMA
-from biovita.tables import occurs_again
+from biovita.tables import occurs_again, stands_beside_several
 from biovita.taxonomy.checklist import HINTS, LOG_COLUMNS
 from biovita.taxonomy.rank import RANKS
 from biovita.taxonomy.traits import TRAITS
@@ -136,16 +136,11 @@ def law_breaks(media: pl.DataFrame, taxa: pl.DataFrame) -> list[str]:
     withheld = pl.col("species").is_in(taxa.filter("withheld")["species"].implode())
     unseen = pl.col("split") == "test_unseen"
 
-    def straddling(column: str) -> pl.Series:
-        pairs = media.select(pl.col(column).hash().alias("hash"), pl.col("split").hash().alias("in")).unique()
-        suspect = pairs["hash"].filter(pairs["hash"].is_duplicated()).unique()
-        rows = media.filter(pl.col(column).is_not_null() & pl.col(column).hash().is_in(suspect.implode()))
-        return rows.group_by(column).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)[column]
-
+    individual = media["individual"]
     laws = {
         "media_id is not unique": media["media_id"].filter(occurs_again(media["media_id"])),
         "the same bytes twice": media["media_id"].filter(occurs_again(media["sha256"])),
-        "individual in two splits": straddling("individual"),
+        "individual in two splits": individual.filter(stands_beside_several(individual, media["split"])).unique(),
         "withheld species outside test_unseen": media.filter(withheld & ~unseen)["media_id"],
         "test_unseen of a species that is not withheld": media.filter(~withheld & unseen)["media_id"],
         "no licence": media.filter(pl.col("licence").is_null() | (pl.col("licence") == UNKNOWN))["media_id"],

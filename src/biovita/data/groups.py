@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from biovita.tables import stands_beside_several
+
 
 def merged(groups: pl.Series, *links: pl.Series) -> pl.Series:
     """Merge groups that have a link in common, and return the group of every row.
@@ -22,8 +24,8 @@ def merged(groups: pl.Series, *links: pl.Series) -> pl.Series:
         return name
 
     for labels in links:
-        pairs = pl.DataFrame({"group": groups, "label": labels}).drop_nulls("label").unique()
-        first = pairs.filter(pl.col("label").is_duplicated()).select("group", first=pl.col("group").min().over("label"))
+        pairs = pl.DataFrame({"group": groups, "label": labels}).filter(stands_beside_several(labels, groups)).unique()
+        first = pairs.select("group", first=pl.col("group").min().over("label"))
         for one, other in first.filter(pl.col("group") != pl.col("first")).iter_rows():
             low, high = sorted((root(one), root(other)))
             parent[high] = low  # a root may become its own parent

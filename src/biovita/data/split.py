@@ -54,7 +54,7 @@ def split(media: pl.DataFrame, *, seed: int, withheld: float) -> Split:
     rows = media.select("species", "modality", number=pl.col("group").rank("dense") - 1)
     rows = rows.join(cells, on=["species", "modality"], how="left", maintain_order="left").select("number", "cell")
     groups = _groups(media["group"], rows["number"])
-    entries = rows.group_by("number", "cell").agg(n=pl.len())
+    entries = _entries(rows, len(cells))
     hidden = choose_withheld(media, _shared(entries, cells), seed=seed, withheld=withheld)
     unseen = entries.join(cells.filter(pl.col("species").is_in(list(hidden))), on="cell", how="semi")
     of_group = np.full(len(groups), SPLITS.index("train"))
@@ -111,6 +111,12 @@ def _groups(names: pl.Series, numbers: pl.Series) -> pl.DataFrame:
     return pl.DataFrame({"group": names.gather(row)}).with_row_index("number")
 
 
+def _entries(rows: pl.DataFrame, n_cells: int) -> pl.DataFrame:
+    """Count the `n` rows of each `number` and `cell`, sorted by both."""
+    keys, n = np.unique(rows["number"].to_numpy() * np.int64(n_cells) + rows["cell"].to_numpy(), return_counts=True)
+    return pl.DataFrame({"number": keys // max(1, n_cells), "cell": keys % max(1, n_cells), "n": n})
+
+
 def _shared(entries: pl.DataFrame, cells: pl.DataFrame) -> set[str]:
     """Name the species that have a group in common with another."""
     number, kind = entries["number"].to_numpy(), cells["species"].rle_id().gather(entries["cell"]).to_numpy()
@@ -127,7 +133,7 @@ def _take(
     """Choose the groups that leave train, and return their numbers.
 
     Args:
-        entries: `n` files of a `cell` in the group of a `number`.
+        entries: `n` files of a `cell` in the group of a `number`, sorted by it.
         cells: `species` and `modality` of each cell.
         groups: `number` and name of those that are in train so far.
         share: of the files of each cell.
@@ -135,12 +141,12 @@ def _take(
         purpose: another word gives another order.
     """
     queue = groups["number"].gather(hash_order(seed, purpose, groups["group"])).to_numpy()
-    number, cell, n = (entries[name].to_numpy().astype(np.int64) for name in ("number", "cell", "n"))
-    place_of = np.full(number.max(initial=-1) + 1, -1)
-    place_of[queue] = np.arange(len(queue))
-    place = place_of[number]
-    in_turn = np.argsort(place)[np.count_nonzero(place < 0) :]  # without those that left train before
-    place, cell, n = place[in_turn], cell[in_turn], n[in_turn]
+    number, cell, n = (entries[name].to_numpy() for name in ("number", "cell", "n"))
+    stop = np.bincount(number, minlength=1).cumsum()
+    n_cells = np.diff(stop, prepend=0)[queue]
+    place = np.repeat(np.arange(len(queue)), n_cells)
+    in_turn = np.arange(len(place)) + np.repeat(stop[queue] - n_cells.cumsum(), n_cells)
+    cell, n = cell[in_turn], n[in_turn]
     n_files = np.bincount(cell, weights=n, minlength=len(cells)).astype(np.int64)
     n_taken, taken = np.zeros_like(n_files), np.zeros(len(queue), bool)
     for modality in MODALITIES:
@@ -196,7 +202,7 @@ def _quota(species: pl.Series, n_files: np.ndarray, share: float, *, seed: int, 
 def hash_order(seed: int, purpose: str, names: pl.Series) -> np.ndarray:
     """Shuffle names, and return their places: an order that depends on seed, purpose and the names alone."""
     first = hash_numbers(seed, purpose, names).to_numpy()
-    order = np.argsort(first, kind="stable")
+    order = np.argsort(first)
     if (first[order[1:]] == first[order[:-1]]).any():  # equal in 60 bits: the other 196 decide
         return _hashes(seed, purpose, names).arg_sort().to_numpy()
     return order
@@ -204,10 +210,19 @@ def hash_order(seed: int, purpose: str, names: pl.Series) -> np.ndarray:
 
 def hash_numbers(seed: int, purpose: str, names: pl.Series) -> pl.Series:
     """Turn each name into a number of 60 bits that depends on seed, purpose and the name alone."""
-    return _hashes(seed, purpose, names).str.head(15).str.to_integer(base=16)
+    return _each(names, _hash(seed, purpose).str.head(15).str.to_integer(base=16))
 
 
 def _hashes(seed: int, purpose: str, names: pl.Series) -> pl.Series:
+    return _each(names, _hash(seed, purpose))
+
+
+def _hash(seed: int, purpose: str) -> pl.Expr:
     """Hash `seed:purpose:name` by SHA-256, as hexadecimal text."""
     text = pl.lit(f"{seed}:{purpose}:") + pl.col("name")
-    return names.alias("name").to_frame().select(text.chash.sha2_256()).to_series()  # pyright: ignore[reportAttributeAccessIssue]
+    return text.chash.sha2_256()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _each(names: pl.Series, value: pl.Expr) -> pl.Series:
+    """Work out an expression of each `name`, on all cores."""
+    return names.alias("name").to_frame().lazy().select(value).collect(engine="streaming").to_series()

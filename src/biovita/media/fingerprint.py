@@ -86,9 +86,10 @@ class AudioPrint:
         """Take the next samples [n]."""
         samples, step, weights = np.concatenate([self.rest, mono]), self.plan.thinning, self.plan.weights
         n = max(0, (len(samples) - len(weights)) // step + 1)
-        thinned = np.zeros(n, np.float32)
-        for i, weight in enumerate(weights):
-            thinned += weight * samples[i : i + n * step : step]
+        every = [samples[i : i + n * step : step] for i in range(len(weights))]
+        thinned = weights[step - 1] * every[step - 1]
+        for weight, left, right in zip(weights[: step - 1], every[: step - 1], every[:-step:-1], strict=True):
+            thinned += weight * (left + right)
         self.rest = samples[n * step :]
         self.samples = np.concatenate([self.samples, thinned])
         n_slices = (len(self.samples) - self.plan.n_fft) // self.plan.hop + 1
@@ -192,7 +193,8 @@ def reigns(time: np.ndarray, height: np.ndarray) -> np.ndarray:
     for i in range(len(times)):
         while higher and heights[higher[-1]] < heights[i]:
             j = higher.pop()
-            reign[j] = min(reign[j], times[i] - times[j])
+            if times[i] - times[j] < reign[j]:
+                reign[j] = times[i] - times[j]
         if higher:
             reign[i] = times[i] - times[higher[-1]]
         higher.append(i)
@@ -211,7 +213,7 @@ def _mean_around(values: np.ndarray, reach: int) -> np.ndarray:
     np.cumsum(values, axis=0, out=total[1:])
     rows = np.arange(len(values))
     first, stop = np.maximum(0, rows - reach), np.minimum(len(values), rows + reach + 1)
-    return (total[stop] - total[first]) / (stop - first)[:, None]
+    return (total.take(stop, axis=0) - total.take(first, axis=0)) / (stop - first)[:, None]
 
 
 def _max_around(values: np.ndarray, reach: int) -> np.ndarray:

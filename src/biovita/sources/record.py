@@ -95,10 +95,11 @@ def as_records(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 def instants(column: pl.Series, path: Path) -> pl.Series:
     """Read times as UTC; a time without a zone counts as UTC, and a bare date as its midnight."""
     if column.dtype == pl.String:
-        given = column.str.strip_chars()
-        given = given.set(given == "", None)
-        text = given.str.replace(" ", "T", literal=True)
-        column = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
+        stripped = pl.col("given").str.strip_chars()
+        rows = column.alias("given").to_frame().lazy().select(pl.when(stripped != "").then(stripped).alias("given"))
+        rows = rows.with_columns(pl.col("given").str.replace(" ", "T", literal=True).alias("text"))
+        time = pl.col("text").str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
+        given, text, column = rows.with_columns(time.alias("time")).collect(engine="streaming")  # on all cores
         if column.null_count() > given.null_count():
             plain = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
             dates = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
