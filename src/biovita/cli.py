@@ -29,6 +29,7 @@ def overview() -> str:
         "The sound, the picture and the name of an animal in one space.\n\n"
         f"Commands (`biovita COMMAND --help` tells more):\n{rows}\n\n{COMMON}\n"
         "  --version   print the version\n\n"
+        "A flag that takes True or False means True where it stands alone.\n"
         "Exit: 0 done; 2 something you can mend; 3 done, but some items were refused; 1 a bug."
     )
 
@@ -55,14 +56,22 @@ def run(words: list[str]) -> int:
     return call(words)
 
 
+# No room, no right to write, or a path that cannot be: a file where a folder should be, or the other way round.
+MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
+
 def mendable(error: OSError) -> str | None:
-    """Say what the machine lacks, where that is what an error is about: room, or the right to write."""
+    """Say what is in the way, where a user can mend it: room, the right to write, or a path."""
     number = error.errno
     if number is None and (found := re.search(r"os error (\d+)", str(error))):  # as polars words it
         number = int(found[1])
-    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    if number not in MENDABLE:
         return None
-    where = f"{error.filename}: " if error.filename else ""
+    name = error.filename2 or error.filename  # of a rename, the place that was asked for
+    where = f"{name}: " if name else ""
     return f"{where}{os.strerror(number)}; mend that and run the same command again"
 
 

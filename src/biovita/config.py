@@ -23,6 +23,8 @@ from biovita.files import write_json
 
 C = TypeVar("C")
 
+LOOKS = (tyro.conf.FlagConversionOff, tyro.conf.PositionalMetavarFromFieldName)  # of flags and of --help
+
 _words: list[str] = []  # of the command that runs, as typed or as the demo types it; for run.json
 
 
@@ -45,7 +47,7 @@ def parse(schema: type[C], argv: Sequence[str], *, prog: str, description: str =
         n = next((n for n, word in enumerate(words[1:], 1) if word.startswith("-")), len(words))
         words = [*words[1:n], *flags_of(read_run_file(Path(words[0]), schema), schema), *words[n:]]
     words = with_values(words, switches_of(schema))
-    return tyro.cli(schema, prog=prog, args=words, description=description, config=(tyro.conf.FlagConversionOff,))
+    return tyro.cli(schema, prog=prog, args=words, description=description, config=LOOKS)
 
 
 def read_run_file(path: Path, schema: type) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from biovita import config as runs
+from biovita.errors import ConfigError
 from biovita.log import SETTINGS, emit, say
 
 
@@ -15,7 +16,7 @@ class Compare:
     """Set results files of one benchmark side by side: tables, tests, and the four questions."""
 
     results: Positional[tuple[Path, ...]]
-    """results.json files of `biovita bench score`; changes are told from the first."""
+    """results.json files of `biovita bench score`, or folders of `bench run`; changes are told from the first."""
     out: Path
     """Folder for leaderboard.html, .md, .tex, .csv and .json."""
     paper: bool = False
@@ -24,10 +25,13 @@ class Compare:
 
 def run_compare(config: Compare) -> None:
     """Run `biovita bench compare`."""
+    if not config.results:
+        raise ConfigError("bench compare: name the results.json of one run or more")
     from biovita.bench.compare import compare_results
     from biovita.report.leaderboard import markdown, write_leaderboard
 
-    comparison = compare_results(config.results, paper=config.paper)
+    files = [path / "results.json" if path.is_dir() else path for path in config.results]
+    comparison = compare_results(files, paper=config.paper)
     written = write_leaderboard(config.out, comparison)
     runs.write_run(config.out, config, bench_sha256=comparison["bench_sha256"])
     if SETTINGS.json:

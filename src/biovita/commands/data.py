@@ -183,10 +183,28 @@ def run_build(config: Build) -> int:
         f"{report.n_quarantined:,} refused{left_out}"
     )
     _list_refused(report.refused)
+    if empty := empty_splits(config.out):
+        say(f"  no files in {', '.join(empty)}: so few files a species leave splits empty that `bench make` asks for")
     if SETTINGS.json:
         reasons = dict(report.refused["reason"].value_counts().iter_rows())
         emit({"dataset": str(config.out), "ok": report.n_ok, "quarantined": report.n_quarantined, "reasons": reasons})
     return EXIT_BAD_ITEMS if report.n_bad_media else 0
+
+
+def empty_splits(dataset: Path) -> list[str]:
+    """Name the splits of a dataset that lack all recordings or all pictures, although it has such."""
+    import polars as pl
+
+    from biovita.data.dataset import Dataset
+
+    media = Dataset.open(dataset).media
+    named = {"audio": "recordings", "image": "pictures"}
+    return [
+        f"{split} ({named[modality]})"
+        for split in ("val", "test_seen", "test_unseen")
+        for modality in sorted(media["modality"].unique())
+        if media.filter((pl.col("split") == split) & (pl.col("modality") == modality)).is_empty()
+    ]
 
 
 def _check(config: Build) -> None:

@@ -136,6 +136,8 @@ def run_card(config: Card) -> int:
     facts = {key: value for key, value in dataset.manifest.items() if key != "sha256"}
     finish(Dataset(config.dataset, facts), draw_card)
     say(f"{config.dataset / 'card.md'}: written")
+    if SETTINGS.json:
+        emit({"card": str(config.dataset / "card.md")})
     return 0
 
 

@@ -6,6 +6,7 @@ goes on behind the last mark, and each command goes on by itself where it can.
 
 import contextlib
 import io
+import math
 import shlex
 import sys
 import time
@@ -142,6 +143,8 @@ def _stage(config: Demo, name: str, start: str, end: str, title: str, share: flo
 
 def run_demo(config: Demo) -> int:
     """Run what is not finished yet, then show the table, the report's path and three identified files."""
+    if not 0 < config.epochs < math.inf:
+        raise ConfigError(f"--epochs {config.epochs:g}: give a factor above 0")
     steps = steps_of(config)
     marks = config.out / ".steps"
     began, done_before, done = time.monotonic(), 0.0, 0.0

@@ -67,6 +67,7 @@ def run_embed(config: Embed) -> int:
     how = how_of(config)
     paths: list[Path] = [*config.paths]
     whole = [path for path in paths if is_dataset(path) or is_bench(path)]
+    check_out(config.out, is_folder=bool(whole))
     if whole and len(paths) > 1:
         raise ConfigError(f"{whole[0]}: a dataset or a benchmark is embedded alone; give it a run of its own")
     if whole and is_bench(whole[0]):
@@ -80,8 +81,7 @@ def run_embed(config: Embed) -> int:
     elif config.text:
         from biovita.embed.extract import embed_names
 
-        lines = config.text.read_text(encoding="utf-8").splitlines()
-        names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        names = read_names(config.text)
         if not names:
             raise ConfigError(f"{config.text}: holds no names; --text wants one name a line")
         done = [embed_names(load_model(config), config.out, names=names, how=how)]
@@ -96,6 +96,31 @@ def run_embed(config: Embed) -> int:
         ids = [readable(str(file)) for file in files]
         done = [embed_media(load_model(config), config.out, ids=ids, paths=files, how=how)]
     return finish(config, config.out / "run.json" if whole else config.out.with_suffix(".run.json"), done)
+
+
+def check_out(out: Path, *, is_folder: bool) -> None:
+    """Refuse a name that says file where a folder is written, or the other way round, before anything is embedded.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if is_folder and (out.suffix == ".parquet" or out.is_file()):
+        raise ConfigError(f"--out {out}: name a folder; a dataset or a benchmark becomes a file for each modality")
+    if not is_folder and (out.suffix != ".parquet" or out.is_dir()):
+        raise ConfigError(f"--out {out}: name a file that ends in .parquet")
+
+
+def read_names(path: Path) -> list[str]:
+    """Read one name a line, each once.
+
+    Raises:
+        ConfigError: the file is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def load_model(config: Using) -> "Embedder":

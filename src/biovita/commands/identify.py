@@ -1,5 +1,6 @@
 """`biovita identify`: name the animals in photos and recordings, and write tables that other programs open."""
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ EXIT_BAD_ITEMS = 3
 STDIN = Path("-")
 ON_STDOUT = ("table", "csv", "jsonl")
 OF_SOUND = ("raven", "audacity", "birdnet")
+NO_TABLES = ("tsv", "txt", "json", "xls", "xlsx")  # what people name tables that we do not write, not folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def run_identify(config: Identify) -> int:
     check(config)
     from biovita.identify.blocks import results
     from biovita.identify.files import How, identify_files
-    from biovita.identify.write import Out, table_to
+    from biovita.identify.write import Counts, Out, table_to
 
     out = Out(config.out) if config.out else None
     listed = listed_files(config.files, out)
@@ -94,13 +96,13 @@ def run_identify(config: Identify) -> int:
     how = How(hop_s=config.hop, k=config.k, rank=config.rank, confidence=config.confidence, min_score=config.min_score)
     if out:
         return write_tables(config, out, identifier, files, groups, how)
-    n_bad = 0
+    counts = Counts()
     format_ = config.format[0] if config.format else "table"
     with progress_of(files, is_shown=not sys.stdout.isatty()) as seen:
         found = results(identify_files(identifier, files, how, groups=groups, seen=seen))
         with table_to(sys.stdout, format_, config.min_score) as add:
             for result in found:
-                n_bad += len(result.refused)
+                counts.add(result, config.min_score)
                 for verdict in result.refused:
                     refuse(verdict)
                 if SETTINGS.json:
@@ -111,7 +113,9 @@ def run_identify(config: Identify) -> int:
                 else:
                     add(result)
                 sys.stdout.flush()
-    return EXIT_BAD_ITEMS if n_bad else 0
+    if counts.n_files and not counts.n_named and format_ != "table":
+        say(f"nothing was named in {counts.n_files:,} files; {how_to_name_more(config)}")
+    return EXIT_BAD_ITEMS if counts.n_refused else 0
 
 
 def check(config: Identify) -> None:
@@ -120,10 +124,16 @@ def check(config: Identify) -> None:
         raise ConfigError("no files given; name photos or recordings: biovita identify FILE… --model MODEL")
     if config.k < 1:
         raise ConfigError(f"--k {config.k}: give at least 1")
-    if not config.hop > 0:
+    if not 0 < config.hop < math.inf:
         raise ConfigError(f"--hop {config.hop}: give seconds, more than 0")
+    if config.min_score is not None and not math.isfinite(config.min_score):
+        raise ConfigError(f"--min-score {config.min_score}: give a cosine, -1 to 1")
     if not 0 < config.confidence <= 1:
         raise ConfigError(f"--confidence {config.confidence}: give more than 0 and at most 1")
+    if config.names and not (config.species_list or config.examples):
+        raise ConfigError("--names: knows synonyms of a list; name the list with --species-list or --examples")
+    if lost := next((path for path in config.names if not path.exists()), None):
+        raise ConfigError(f"--names {lost}: no such name list")
     wanted, suffix = config.format, config.out.suffix.lower().lstrip(".") if config.out else ""
     if config.together and (bad := next((one for one in wanted if one in OF_SOUND), None)):
         raise ConfigError(f"--format {bad} with --together: it has times, one answer for several files has none")
@@ -135,6 +145,8 @@ def check(config: Identify) -> None:
         raise ConfigError(f"--format {' '.join(wanted)}: several need --out FOLDER")
     if config.out and "table" in wanted:
         raise ConfigError("--format table: is for standard output; leave --out away, or take csv")
+    if suffix in NO_TABLES:
+        raise ConfigError(f"--out {config.out}: a table ends in .csv, .jsonl or .parquet; or name a folder")
     if suffix in ("csv", "jsonl", "parquet") and any(one != suffix for one in wanted):
         raise ConfigError(f"--out {config.out} with --format {' '.join(wanted)}: give --out FOLDER for these")
     if config.combined and not any(one in OF_SOUND for one in wanted):
@@ -278,10 +290,10 @@ def write_tables(
         )
     numbers = {"n_files": counts.n_files, "n_refused": counts.n_refused, "n_named": counts.n_named}
     write_json(out.beside(RUN), describe_run(config, schema=SCHEMA, **identifier.facts, **numbers))
-    return finish(out, counts, numbers)
+    return finish(config, out, counts, numbers)
 
 
-def finish(out: "Out", counts: "Counts", numbers: dict[str, int]) -> int:
+def finish(config: Identify, out: "Out", counts: "Counts", numbers: dict[str, int]) -> int:
     """Say what came of a run, and return the exit code."""
     from biovita.identify.write import REFUSED
 
@@ -291,10 +303,18 @@ def finish(out: "Out", counts: "Counts", numbers: dict[str, int]) -> int:
         warn(f"{counts.n_refused - len(counts.refused):,} more were not identified; {out.beside(REFUSED)} has all")
     if SETTINGS.json:
         emit({"out": str(out.path), **numbers})
-    if not counts.n_named:
-        say(f"{out.path}: nothing was named in {counts.n_files:,} files; the tables have a header and no rows")
+    if counts.n_files and not counts.n_named:
+        say(f"{out.path}: nothing was named in {counts.n_files:,} files; {how_to_name_more(config)}")
     say(f"{out.path}: {counts.n_files:,} files, {counts.n_named:,} rows, {counts.n_refused:,} refused")
     return EXIT_BAD_ITEMS if counts.n_refused else 0
+
+
+def how_to_name_more(config: Identify) -> str:
+    """Say why a run named nothing, and what gives names."""
+    if config.min_score is not None:
+        return f"no taxon reaches --min-score {config.min_score:g}; try a lower one"
+    best = f"--min-score -1 for the best {config.k} of each"
+    return f"no answer is as sure as --confidence {config.confidence:g}; try a lower one, or {best}"
 
 
 def refuse(verdict: "Verdict") -> None:

@@ -91,6 +91,8 @@ def run_remove(config: Remove) -> int:
             say(f"{config.archive}: every file is where it was")
             return 0
     chosen = {"where": config.where or None, "ids": ids}
+    if lost := next((one for one in config.ids if not archive.count(ids=[one])), None):
+        raise ArchiveError(f"{config.archive}: no row or file '{lost}'; ids are those that a search shows")
     n_rows = archive.count(**chosen)
     if n_rows and not config.force:
         raise ArchiveError(

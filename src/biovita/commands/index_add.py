@@ -77,6 +77,10 @@ def run_add(config: Add) -> int:
         intake.add(files)
         counts.update(intake.counts)
         bad = intake.bad
+    if config.metadata:
+        say(f"{config.metadata}: says something of {told.n_known:,} files")
+        if not told.n_known:
+            warn(f"{config.metadata}: not one of its rows is of a file named here; its paths start at its own folder")
     for path, error in bad[:N_LISTED]:
         warn(f"{readable(str(path))}: not added: {error.reason} ({error.detail})")
     if len(bad) > N_LISTED:

@@ -20,6 +20,7 @@ from biovita.embed.rules import rule_of
 from biovita.embed.store import META_KEYS, EmbeddingTable, Facts, read_embeddings
 from biovita.errors import ArchiveError, ConfigError, MediaError
 from biovita.files import sha256_file
+from biovita.identify.table import absolute
 from biovita.log import Progress, say
 from biovita.media.check import Verdict, check_files
 from biovita.media.headers import HEADER_COLUMNS, Header, name_header, read_header
@@ -54,10 +55,16 @@ class File:
 
 
 class Told:
-    """What a table and the flags say of files; and the zone of their clocks."""
+    """What a table and the flags say of files; and the zone of their clocks.
+
+    Attributes:
+        zone: of clocks that do not say theirs.
+        n_known: how many files were asked about of which the table says something.
+    """
 
     def __init__(self, config: "Add", rows: dict[str, dict[str, Any]]) -> None:
         self.zone = _zone(config.time_zone)
+        self.n_known = 0
         self._rows = rows
         self._all = {"licence": _licence(config.licence), "rights_holder": config.rights_holder or None}
 
@@ -77,22 +84,27 @@ class Told:
             for row in table.iter_rows(named=True):
                 about = _row(row, config.metadata)
                 if row.get("path"):
-                    about["path"] = str((config.metadata.parent / row["path"]).absolute())
+                    about["path"] = str(absolute(config.metadata.parent / row["path"]))
                 names = [about.get("path"), *(row[key] for key in keys if key != "path")]
                 rows |= {str(name): about for name in names if name}
         return cls(config, rows)
 
     def of_path(self, path: Path) -> dict[str, Any]:
         """Say what is told of a file."""
-        return self._over(self._rows.get(str(path.absolute()), {}))
+        return self._over(self._find(str(absolute(path))))
 
     def of_id(self, name: str) -> dict[str, Any]:
         """Say what is told of a row of an embedding file."""
-        return self._over(self._rows.get(name) or self._rows.get(str(Path(name).absolute()), {}))
+        return self._over(self._find(name, str(absolute(Path(name)))))
 
     def row(self, row: dict[str, Any], path: Path) -> dict[str, Any]:
         """Say what a dataset's own table tells."""
         return self._over(_row(row, path))
+
+    def _find(self, *names: str) -> dict[str, Any]:
+        row = next((self._rows[name] for name in names if name in self._rows), {})
+        self.n_known += bool(row)
+        return row
 
     def _over(self, told: dict[str, Any]) -> dict[str, Any]:
         known = {name: value for name, value in told.items() if value is not None}
@@ -216,7 +228,7 @@ class Intake:
 
 
 def _entry(file: File, modality: str, **found: Any) -> Entry:
-    return Entry(path=readable(str(file.path.absolute())), sha256=file.sha256, modality=modality, **found)
+    return Entry(path=readable(str(absolute(file.path))), sha256=file.sha256, modality=modality, **found)
 
 
 def content_of(path: Path) -> str:
@@ -293,7 +305,7 @@ def _stored_entry(name: str, table: EmbeddingTable, rows: list[int], told: Told)
         (start, end) for n in rows if (start := table.start_s[n]) is not None and (end := table.end_s[n]) is not None
     ]
     return Entry(
-        path=readable(str(path.absolute())) if path.exists() else name,
+        path=readable(str(absolute(path))) if path.exists() else name,
         sha256=content,
         modality=table.modality[rows[0]],
         vectors=vectors,

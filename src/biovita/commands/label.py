@@ -103,6 +103,8 @@ def run_export(config: Export) -> int:
 
     if config.out.suffix.lower() not in (".csv", ".tsv", ".parquet"):
         raise ConfigError(f"--out {config.out}: a table ends in .csv, .tsv or .parquet")
+    if config.out.is_dir():
+        raise ConfigError(f"--out {config.out}: is a folder; name a file to write")
     n_labels = export_labels(Archive.open(config.archive), config.out)
     if SETTINGS.json:
         emit({"out": str(config.out), "n_labels": n_labels})

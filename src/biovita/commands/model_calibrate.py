@@ -1,5 +1,6 @@
 """`biovita model calibrate`: make a model's scores probabilities, from files that training did not see."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from tyro.conf import Positional
 from biovita.config import describe_run
 from biovita.errors import ConfigError
 from biovita.log import SETTINGS, emit, say, warn
+
+FEWEST_ANIMALS = 30  # of a kind; with fewer, one animal more or less changes what is stated by several percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,13 @@ def run_calibrate(config: Calibrate) -> None:
         warn("no withheld species helped to fit: probabilities of species that the model never met may be too high")
     if SETTINGS.json:
         emit({"out": str(config.model), "weights": calibration.weights, **calibration.fitted_on})
+    counts: Counter[str] = Counter()
     for key, error in calibration.fitted_on["error"].items():
+        counts[key.split(",")[0]] += error["n"]
         say(
             f"{key}: {error['n']:,} animals, calibration error {error['before']:.3f} before, {error['after']:.3f} after"
         )
+    for kind, n in counts.items():
+        if n < FEWEST_ANIMALS:
+            warn(f"{kind}: fitted on {n} animals; from fewer than {FEWEST_ANIMALS}, probabilities are rough guesses")
     say(f"{config.model / FILE}: written")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from biovita.errors import ConfigError
 from biovita.log import SETTINGS, duration, emit, say
 
 
@@ -32,6 +33,8 @@ class Report:
 
 def run_report(config: Report) -> None:
     """Write the page."""
+    if config.out.is_dir():
+        raise ConfigError(f"--out {config.out}: is a folder; name the HTML file to write")
     import time
 
     from biovita.report.html import write_report

@@ -68,6 +68,8 @@ def run_search(config: Search) -> int:
         read_filter(config.where)
     if not (config.text or config.audio or config.image or config.like):
         raise ConfigError("nothing to search for; give --text WORDS, --audio FILE, --image FILE or --like ID")
+    if not all(text.strip() for text in config.text):
+        raise ConfigError("--text: one of the texts is empty; give words, or a name")
     for flag in ("text_weight", "audio_weight", "image_weight"):
         if not 0 < getattr(config, flag) < float("inf"):
             raise ConfigError(f"--{flag.replace('_', '-')} {getattr(config, flag)}: give a number above 0")

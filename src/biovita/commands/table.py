@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib import import_module
 
-from biovita.errors import BiovitaError
+from biovita.errors import BiovitaError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,4 +102,6 @@ def call(words: list[str]) -> int:
     config = import_module("biovita.config").parse(
         getattr(module, command.schema), rest, prog=f"biovita {name}", description=command.summary
     )
+    if getattr(config, "seed", 0) < 0:
+        raise ConfigError(f"--seed {config.seed}: give a whole number from 0")
     return getattr(module, command.function)(config) or 0

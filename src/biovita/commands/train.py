@@ -1,6 +1,7 @@
 """`biovita train`: one stage, from a run file."""
 
 import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -59,6 +60,7 @@ class Train:
 
 def run_train(config: Train) -> int:
     """Run one stage and write a model folder."""
+    check(config)
     from biovita.train.source import open_data
 
     first = os.environ.get("RANK", "0") == "0"
@@ -74,6 +76,9 @@ def run_train(config: Train) -> int:
     key = sha256_json([plain(config.recipe), start_sha256, data.sha256, *extra])
     if is_finished(config.out, key):
         say(f"{config.out}: already trained by this very run; nothing to do")
+        if SETTINGS.json:
+            done = read_json(config.out / RUN)
+            emit({"out": str(config.out), **{name: done[name] for name in ("n_steps", "seconds", "last")}})
         return 0
 
     import torch
@@ -169,6 +174,16 @@ def run_train(config: Train) -> int:
         emit({"out": str(config.out), "n_steps": facts["n_steps"], "seconds": facts["seconds"], "last": facts["last"]})
     say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}; {config.out / 'training.html'}")
     return 0
+
+
+def check(config: Train) -> None:
+    """Refuse numbers that mean nothing, before anything is read."""
+    if not 0 <= config.checkpoint_minutes < math.inf:
+        raise ConfigError(f"--checkpoint-minutes {config.checkpoint_minutes:g}: give minutes, 0 or more")
+    if config.keep_checkpoints < 1:
+        raise ConfigError(f"--keep-checkpoints {config.keep_checkpoints}: keep at least 1, to go on from")
+    if config.workers is not None and config.workers < 0:
+        raise ConfigError(f"--workers {config.workers}: give 0 or more, or leave it out")
 
 
 @contextmanager

@@ -192,7 +192,10 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     for key in META_KEYS:
         value = stored.get(f"biovita.{key}".encode())
         if value is None:
-            raise EmbeddingError(f"{path}: schema metadata lacks biovita.{key}; without it models could be mixed")
+            raise EmbeddingError(
+                f"{path}: schema metadata lacks biovita.{key}, without which models could be mixed; write vectors of "
+                "your own with biovita.embed.store.write_embeddings (docs/bench.md)"
+            )
         meta[key] = value.decode(errors="replace")
     for name in ("id", "modality", "embedding"):
         if name not in table.column_names:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from biovita.embed import extract
-from biovita.errors import MediaError
+from biovita.errors import ConfigError, MediaError
 from biovita.identify.answer import WINDOW, Answer, Identifier
 from biovita.identify.blocks import Block, Ended, Identified, Opened, State, in_order, stamp_of
 from biovita.identify.windows import Detection, Merging, names_of
@@ -76,8 +76,11 @@ def identify_file(identifier: Identifier, path: Path | Held, modality: str, *, h
     """Name one file that has passed the check.
 
     Raises:
+        ConfigError: the modality is neither audio nor image.
         MediaError: it does not decode.
     """
+    if modality not in ("audio", "image"):
+        raise ConfigError(f"modality '{modality}': give audio or image")
     how = how or How()
     opened, detections, found = Opened(), [], []
     for block in _answered(identifier, _things(0, path, modality, how.hop_s), how):

@@ -17,7 +17,7 @@ from biovita.errors import DatasetError, MediaError
 from biovita.identify.calibrate import TRAINED, Calibration, log_linear, softmax
 from biovita.identify.examples import part_of
 from biovita.identify.fusion import BOTH, MEDIA, Sample, samples_of
-from biovita.identify.labels import Labels
+from biovita.identify.labels import FEWEST_SPECIES, Labels
 from biovita.log import Progress, warn
 from biovita.models.encoder import Encoder
 
@@ -134,7 +134,8 @@ def fitted(
     samples = samples_of(vectors, media["modality"].to_list(), truth, media["individual"].to_list())
     known = set(trained)
     is_trained = np.array([taxon.species in known for taxon in labels.taxa], bool)
-    parts = {m: part_of(samples[m].vectors[m], labels.vectors) for m in MEDIA if m in samples}
+    told = [m for m in MEDIA if m in samples and len(np.unique(samples[m].truth)) >= FEWEST_SPECIES]
+    parts = {m: part_of(samples[m].vectors[m], labels.vectors) for m in told}
     return Calibration(
         weights_sha256=weights_sha256,
         preprocess=preprocess,

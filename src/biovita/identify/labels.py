@@ -94,7 +94,7 @@ def read_labels(
         examples: folder or table of labelled files that add species or sharpen known ones, see `add_examples`.
         calibration: of the model, which knows where the files of each modality lie; examples need it.
         species_list: names of what lives there, see `expected.read_expected`.
-        names: name lists that know synonyms, as for `biovita data build --names`.
+        names: name lists that know synonyms, as for `biovita data build --taxa`.
         place: latitude and longitude in degrees; of the list, only what was seen near counts.
         week: 1 to 48 or a date; of the list, only what was seen about then counts.
         only_expected: leave out what is not on the list, instead of marking what is.
@@ -145,7 +145,7 @@ def add_examples(labels: Labels, examples: Sequence[Example], parts: Mapping[str
         if modality not in parts and n_species < FEWEST_SPECIES:
             raise ConfigError(
                 f"--examples: {modality} of {n_species} species says too little by itself; give {FEWEST_SPECIES} "
-                "species, or run `biovita model calibrate` for this model first"
+                f"species, or first run `biovita model calibrate` on a dataset with {modality} of so many"
             )
         part = parts.get(modality) or part_of(vectors, labels.vectors)
         found[modality] = by_examples(labels.vectors, species, vectors, part)

@@ -160,12 +160,14 @@ class Encoder:
 
     def embed_text(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
         """Embed names or prompts: float32, shape (n, 768), unit rows. Sorted by length inside, so padding is small."""
+        refuse_one(texts)
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
         found = np.empty((len(texts), self.model.config.width), np.float32)
         found[order] = self._all("text", [texts[n] for n in order], batch_size=batch_size)
         return found
 
     def _all(self, modality: Modality, things: Sequence[Any], **how: Any) -> np.ndarray:
+        refuse_one(things)
         parts = [np.empty((0, self.model.config.width), np.float32)]
         for block in self.stream(((modality, thing) for thing in things), **how):
             for item in block:
@@ -336,6 +338,16 @@ def prefetch(work: Callable[[T], R], things: Iterable[T], *, n_threads: int | No
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def refuse_one(things: object) -> None:
+    """Refuse one text or path where several belong: a text alone would be taken letter by letter.
+
+    Raises:
+        TypeError: it is a single one.
+    """
+    if isinstance(things, (str, bytes, Path)):
+        raise TypeError(f"{things!r} stands alone; give a list, [{things!r}]")
 
 
 def in_batches(things: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from biovita.errors import ModelError
 from biovita.files import read_manifest, write_manifest
+from biovita.log import progress
 from biovita.models.encoder import Encoder
 from biovita.models.hub import load_encoder
 from biovita.models.processor import BioVitaProcessor
@@ -66,7 +67,7 @@ def export_towers(name: str | Path, out: Path, *, int8: bool = False) -> dict[To
         model.config.save_pretrained(part)
         encoder.processor.save_pretrained(part)
         cosines = {}
-        for tower in get_args(Tower):
+        for tower in progress(get_args(Tower), "export", unit="towers"):
             example = _example(model.config, tower)
             _write_tower(model, tower, example, part / f"{tower}.onnx", int8=int8)
             found = _open_onnxruntime(part / f"{tower}.onnx")(*example)

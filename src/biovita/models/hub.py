@@ -57,6 +57,7 @@ def load(
         ModelError: no such folder or hub id; a file or tensor is missing, unexpected, misshapen, or not finite; the
             device cannot do what is asked.
     """
+    check_device(device)
     folder = find_folder(name)
     if is_peer(folder):
         if precision != "fp32" or compiled:
@@ -79,6 +80,7 @@ def load_encoder(name: str | Path, *, device: str | None = None) -> Encoder:
     Raises:
         ModelError: see `load`; or the model is no BioVITA model.
     """
+    check_device(device)
     folder = find_folder(name)
     return _open(folder, name=_called(name, folder), device=device)
 
@@ -105,6 +107,19 @@ def _open(folder: Path, *, name: str, device: str | None) -> Encoder:
 def _called(name: str | Path, folder: Path) -> str:
     """Call a model by the folder's own name, or by its name on the hub."""
     return folder.resolve().name if Path(name).is_dir() else str(name)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that this machine has not, before a model is looked for.
+
+    Raises:
+        ModelError: torch does not know it, or cannot use it here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0].split(". ")[0].split(" device type at start")[0]
+        raise ModelError(f"device '{device}' cannot be used here ({said}); take cpu, or leave it out") from None
 
 
 def is_peer(folder: Path) -> bool:

@@ -199,6 +199,8 @@ class Archive:
         uri = str(uri)
         if exists(uri):
             raise ArchiveError(f"{uri}: there is an archive already; open it, or choose another folder")
+        if is_folder(uri) and not _is_free(Path(uri)):
+            raise ArchiveError(f"{uri}: is there already and no archive; name a new folder, and then what to add")
         metadata = {f"biovita.{key}": value for key, value in facts.items()}
         metadata |= {"biovita.archive": str(SCHEMA_VERSION), "biovita.loaded_from": model or facts["model"]}
         columns = [pa.field(name, kind, nullable=name not in ("id", "item")) for name, kind in ROW.items()]
@@ -674,6 +676,13 @@ def exists(uri: str) -> bool:
         return Path(uri, f"{MEDIA}.lance").is_dir()
     with _clean_errors(uri):
         return MEDIA in lancedb.connect(uri).list_tables().tables
+
+
+def _is_free(folder: Path) -> bool:
+    """Tell whether an archive may be made here: there is nothing, or what a killed process left of one."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name == f"{LABELS}.lance" for path in folder.iterdir())
 
 
 def row_id(item: str, start_s: float | None, end_s: float | None) -> str:

@@ -16,6 +16,7 @@ import polars as pl
 from sklearn.linear_model import LogisticRegression
 
 from biovita.errors import ArchiveError
+from biovita.files import atomic_path
 from biovita.search.archive import MAX_K, Archive, Hit, check_k
 from biovita.search.query import Example, To, search
 from biovita.tables import read_table, require_columns
@@ -125,12 +126,13 @@ def export_labels(archive: Archive, path: Path) -> int:
     kinds = {"start_s": pl.Float64, "end_s": pl.Float64, "at": pl.Datetime("us", "UTC")}
     names = (*COLUMNS, "path", "start_s", "end_s")
     table = pl.DataFrame(rows, schema={name: kinds.get(name, pl.String) for name in names})
-    if path.suffix.lower() == ".parquet":
-        table.write_parquet(path)
-    else:
-        table.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")).write_csv(
-            path, separator="\t" if path.suffix.lower() in (".tsv", ".txt") else ","
-        )
+    with atomic_path(path) as part:
+        if path.suffix.lower() == ".parquet":
+            table.write_parquet(part)
+        else:
+            table.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")).write_csv(
+                part, separator="\t" if path.suffix.lower() in (".tsv", ".txt") else ","
+            )
     return len(table)
 
 

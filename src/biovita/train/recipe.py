@@ -150,7 +150,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not (self.audio_text or self.audio_image or self.image_text):
             raise ConfigError("audio_text, audio_image and image_text are all 0; a stage needs at least one loss")
-        least = {"epochs": 1, "batch_size": 1, "max_per_species": 1, "accumulate": 1, "hard_group": 2}
+        least = {"seed": 0, "epochs": 1, "batch_size": 1, "max_per_species": 1, "accumulate": 1, "hard_group": 2}
         least |= dict.fromkeys(("audio_text", "audio_image", "image_text", "ramp_epochs", "weight_decay"), 0)
         least |= dict.fromkeys(("micro_batch", "warmup_steps", "patience", "lora_rank", "logit_scale"), 0)
         for name, low in least.items():
