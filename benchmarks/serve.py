@@ -1,16 +1,18 @@
 """The page under load, under fuzzing, and in pictures.
 
     python benchmarks/serve.py MODEL [--archive ARCHIVE] [--results RESULTS] [--clients 50] [--seconds 60]
-        [--stops 10] [--cases 1000] [--screens SOUND PHOTO]
+        [--soak 240] [--stops 50] [--cases 1000] [--screens SOUND PHOTO]
 
 Starts `biovita serve MODEL` on loopback in a process of its own. First one client, then many upload without pause: 40 %
 10 s WAV of 48 kHz, 40 % JPEG of 1 megapixel, 20 % hostile (the files of tests/media/test_check.py). Every client has an
 address of its own (127.0.1.N), so the rate for one address does not stop them; one that is told 429 waits as long as it
 is told. /healthz is asked ten times a second all the while. Memory is what the server and its children hold (PSS).
-Then the server is stopped so many times while ten clients wait for an answer: a stop is clean if it exits 0 and no
-answer that was begun is cut. Then schemathesis sends so many cases to each operation, with three seeds, to an
-application in this process. Writes docs/results/serve.md. `--screens` does nothing of this, and takes the pictures of
-docs/serve.md with a sound and a photo. Linux, Chromium.
+Memory rises while the allocator's arenas fill, so the same crowd goes on for `--soak` seconds, and the slope is that of
+the last half of all of it. Then a server is stopped so many times while ten clients wait for an answer: a stop is clean
+if it exits 0 and no answer that was begun is cut. These servers are `biovita serve` in a process each, forked from one
+that has imported the libraries, which is most of a start. Then schemathesis sends so many cases to each operation,
+with three seeds, to an application in this process. Writes docs/results/serve.md. `--screens` does nothing of this, and
+takes the pictures of docs/serve.md with a sound and a photo. Linux, Chromium.
 """
 
 import argparse
@@ -19,8 +21,10 @@ import http.client
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import random
+import socket
 import sys
 import tempfile
 import threading
@@ -38,6 +42,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from schemathesis import GenerationMode
 
+from biovita.commands.serve import Serve, run_serve
 from biovita.identify.answer import Identifier
 from biovita.identify.calibrate import read_calibration
 from biovita.identify.labels import read_labels
@@ -54,6 +59,10 @@ sys.path.insert(0, str(ROOT / "tests" / "web"))
 from served import Served, serving  # noqa: E402
 
 SEEDS = (1, 2, 3)
+KEPT = (  # colours of page.css that a picture of photos would lose: paper and card by day and night, red and its edges
+    *((251, 250, 246), (255, 255, 255), (241, 238, 228), (246, 243, 234), (20, 25, 26), (27, 34, 34), (32, 41, 41)),
+    *((194, 65, 45), (213, 121, 108), (231, 176, 168), (132, 52, 42)),
+)
 HOSTILE_SHARE, SOUND_SHARE = 0.2, 0.4
 
 
@@ -154,7 +163,12 @@ def memory_bytes(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """List the children of a process, whichever of its threads began them."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # threads end
+            found += [int(one) for one in (thread / "children").read_text().split()]
+    return found
 
 
 def press(server: Served, n_clients: int, seconds: float, sent: dict[str, list[tuple[bytes, str]]]) -> Load:
@@ -177,36 +191,61 @@ def at(share: float, values: list[float]) -> str:
     return f"{np.quantile(values, share):.2f}" if values else "none"
 
 
+def serve(model: Path, port: int) -> None:
+    """Be a server, in a process that has forked from one with the libraries."""
+    run_serve(Serve(model=model, port=port))
+
+
 def stops(model: Path, n: int, sent: dict[str, list[tuple[bytes, str]]]) -> tuple[int, int]:
     """Stop a server so many times under load; return clean stops and answers that were cut."""
     clean = cut = 0
+    fork = multiprocessing.get_context("forkserver")
+    # All that takes long to import, but for lancedb, which does not like to be forked.
+    fork.set_forkserver_preload(
+        ["biovita.models.hub", "fastapi.testclient", "playwright.sync_api", "schemathesis", "uvicorn"]
+    )
     for _ in range(n):
-        with serving("--model", model) as server:
-            begun, codes = threading.Semaphore(0), []
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = fork.Process(target=serve, args=(model, port))
+        server.start()
+        begun, codes = threading.Semaphore(0), []
 
-            def one(number: int, server: Served = server, begun: Any = begun, codes: list[int] = codes) -> None:
-                begun.release()
-                try:
-                    codes.append(send(server.port, sent["photo"][0][0], number)[0])
-                except (OSError, http.client.HTTPException):
-                    codes.append(0)
+        def one(number: int, port: int = port, begun: Any = begun, codes: list[int] = codes) -> None:
+            begun.release()
+            try:
+                codes.append(send(port, sent["photo"][0][0], number)[0])
+            except (OSError, http.client.HTTPException):
+                codes.append(0)
 
-            rows = [threading.Thread(target=one, args=(n + 1,)) for n in range(10)]
-            for row in rows:
-                row.start()
-            for _ in rows:
-                begun.acquire()
-            while waiting(server) + len(codes) < len(rows):
-                time.sleep(0.01)
-            clean += server.stop(seconds=120) == 0
-            for row in rows:
-                row.join()
-            cut += sum(code != 200 for code in codes)
+        while not answers(port):
+            time.sleep(0.05)
+        rows = [threading.Thread(target=one, args=(n + 1,)) for n in range(10)]
+        for row in rows:
+            row.start()
+        for _ in rows:
+            begun.acquire()
+        while waiting(port) + len(codes) < len(rows):
+            time.sleep(0.01)
+        server.terminate()
+        server.join(120)
+        clean += server.exitcode == 0
+        for row in rows:
+            row.join()
+        cut += sum(code != 200 for code in codes)
     return clean, cut
 
 
-def waiting(server: Served) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+def answers(port: int) -> bool:
+    try:
+        waiting(port)
+    except OSError:
+        return False
+    return True
+
+
+def waiting(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request("GET", "/healthz")
         return json.loads(connection.getresponse().read())["n_waiting"]
@@ -247,8 +286,17 @@ def fuzz(model: Path, archive: Path | None, n_cases: int) -> tuple[int, list[str
     return n_sent, failed
 
 
+def in_few_colours(image: Image.Image) -> Image.Image:
+    """Reduce a picture to 256 colours, the page's own among them."""
+    few = image.quantize(256 - len(KEPT), method=Image.Quantize.MAXCOVERAGE)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((few.getpalette() or [])[: 3 * (256 - len(KEPT))] + [part for colour in KEPT for part in colour])
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
 def shoot(server: Served, sound: Path, photo: Path) -> None:
-    """Take the pictures of every screen, wide and narrow, light and dark."""
+    """Take the pictures that docs/serve.md shows, of every screen: wide and narrow, light and dark."""
+    shown = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
     SCREENS.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
@@ -260,10 +308,10 @@ def shoot(server: Served, sound: Path, photo: Path) -> None:
 
             def shot(name: str, of: Any = page, size: str = size) -> None:
                 path = SCREENS / f"{name}-{size}.png"
+                if path.name not in shown:
+                    return
                 of.screenshot(path=path)
-                Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(
-                    path, optimize=True
-                )
+                in_few_colours(Image.open(path).convert("RGB")).save(path, optimize=True)
 
             page.goto(server.url)
             page.set_input_files("#sound", sound)
@@ -272,9 +320,8 @@ def shoot(server: Served, sound: Path, photo: Path) -> None:
             shot("identify")
             page.get_by_role("button", name="Identify").click()
             page.locator(".verdict").nth(1).wait_for()
-            page.locator(".verdict").nth(1).scroll_into_view_if_needed()
-            page.evaluate("scrollTo(0, document.querySelectorAll('.verdict')[1].offsetTop - 20)")
             page.locator(".strip").click(position={"x": 200, "y": 60})
+            page.evaluate("scrollTo({ top: document.querySelector('.verdict').offsetTop - 20, behavior: 'instant' })")
             page.wait_for_timeout(500)
             shot("answer")
             page.goto(f"{server.url}/search")
@@ -298,6 +345,11 @@ def shoot(server: Served, sound: Path, photo: Path) -> None:
         browser.close()
 
 
+def n_bad(load: Load) -> int:
+    """Count answers that were not the right one."""
+    return len(load.wrong) - load.dropped
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -305,7 +357,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--stops", type=int, default=10)
+    parser.add_argument("--soak", type=float, default=240)
+    parser.add_argument("--stops", type=int, default=50)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--screens", type=Path, nargs=2, metavar=("SOUND", "PHOTO"))
     asked = parser.parse_args()
@@ -321,23 +374,28 @@ def main() -> None:
             send(server.port, sent[kind][0][0], 1)
         alone = press(server, 1, asked.seconds / 3, sent)
         many = press(server, asked.clients, asked.seconds, sent)
+        print(f"load done: {dict(many.codes)}, {many.dropped} dropped", many.wrong[:5], flush=True)
+        soak = press(server, asked.clients, asked.soak, sent)
         time.sleep(1)
         pid = server.process.pid
         left = [p for f in Path(tempfile.gettempdir()).glob(f"biovita-serve-{pid}-*") for p in f.rglob("*")]
         n_children = len(children(pid))
         code = server.stop(seconds=120)
-    print(f"load done: {dict(many.codes)}, {many.dropped} dropped, {len(many.wrong)} wrong", many.wrong[:5], flush=True)
+    print(f"soak done: {dict(soak.codes)}, {soak.dropped} dropped", soak.wrong[:5], flush=True)
     clean, cut = stops(asked.model, asked.stops, sent)
     print(f"stops done: {clean} clean, {cut} cut", flush=True)
     n_sent, failed = fuzz(asked.model, asked.archive, asked.cases)
-    half = [row for row in many.memory if row[0] > asked.seconds / 2]
-    slope = 60 * np.polyfit(*np.array(half).T, 1)[0] / 1e6 if len(half) > 2 else float("nan")
+    memory = np.array([*many.memory, *[(asked.seconds + at_s, held) for at_s, held in soak.memory]])
+    memory[:, 1] /= 1e6
+    half = memory[memory[:, 0] > (asked.seconds + asked.soak) / 2]
+    slope = 60 * np.polyfit(*half.T, 1)[0]
+    by_minute = [f"{memory[memory[:, 0] // 60 == n, 1].mean():.0f}" for n in range(int(memory[-1, 0] // 60))]
     rows = [
         f"| {kind} | {len(alone.seconds[kind])} | {at(0.5, alone.seconds[kind])} | {at(0.99, alone.seconds[kind])} | "
         f"{len(many.seconds[kind])} | {at(0.5, many.seconds[kind])} | {at(0.99, many.seconds[kind])} |"
         for kind in many.seconds
     ]
-    n_5xx = sum(n for status, n in many.codes.items() if status >= 500)
+    n_5xx = sum(n for load in (many, soak) for status, n in load.codes.items() if status >= 500)
     lines = [
         "# The page under load",
         "",
@@ -351,16 +409,17 @@ def main() -> None:
         *rows,
         "",
         f"- Server errors: {n_5xx}. Dropped connections: {many.dropped}. Told to come back (429): {many.codes[429]}. "
-        f"Answers that were not the right one: {len(many.wrong) - many.dropped}.",
+        f"Answers that were not the right one: {n_bad(many)}.",
         f"- /healthz meanwhile: median {1000 * np.median(many.health):.0f} ms, p99 "
         f"{1000 * np.quantile(many.health, 0.99):.0f} ms; with one client "
         f"{1000 * np.median(alone.health):.0f} and {1000 * np.quantile(alone.health, 0.99):.0f} ms.",
-        f"- Memory of the server and its children: {max(m for _, m in many.memory) / 1e6:.0f} MB at most; "
-        f"{slope:+.1f} MB a minute over the second half.",
+        f"- Memory of the server and its children while the crowd goes on for {asked.soak:g} s more "
+        f"({sum(soak.codes.values()):,} answers, {n_bad(soak)} of them wrong): {memory[:, 1].max():.0f} MB at most; "
+        f"mean of each minute {', '.join(by_minute)} MB; {slope:+.1f} MB a minute over the second half.",
         f"- Afterwards: {len(left)} temporary files, {n_children} children (the checker's), exit code {code}.",
         f"- Stops with ten requests at work: {clean} of {asked.stops} clean (exit 0), {cut} answers cut.",
         f"- schemathesis, all checks, seeds {', '.join(map(str, SEEDS))}: {n_sent:,} cases, {len(failed)} failures.",
-        *[f"    - {line}" for line in dict.fromkeys([*many.wrong, *failed])][:20],
+        *[f"    - {line}" for line in dict.fromkeys([*many.wrong, *soak.wrong, *failed])][:20],
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -95,7 +95,7 @@ def web(shown: dict[str, Any]) -> Iterator[Callable[..., TestClient]]:
     opened = []
 
     def make(*, bare: bool = False, **limits: Any) -> TestClient:
-        settings = Settings(**({} if bare else shown), **{"requests_per_min": 10**9, **limits})
+        settings = Settings(**{**({} if bare else shown), "requests_per_min": 10**9, **limits})
         client = TestClient(create_app(settings), base_url=HERE, follow_redirects=False)
         opened.append(client.__enter__())
         return client

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 HERE = "http://127.0.0.1"
+LINE = (sys.executable, "-m", "biovita", "serve", "--port", "0")
 TOKEN = "a token of more than sixteen characters"
 
 
@@ -31,10 +32,9 @@ class Served:
 
 
 @contextmanager
-def serving(*words: object, **environment: str) -> Iterator[Served]:
-    """Run `biovita serve` on a free port of loopback."""
-    line = [sys.executable, "-m", "biovita", "serve", "--port", "0", *map(str, words)]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, env={**os.environ, **environment})
+def serving(*words: object, line: Sequence[str] = LINE, **environment: str) -> Iterator[Served]:
+    """Run `biovita serve`, or another line that says where it serves, on a free port of loopback."""
+    process = subprocess.Popen([*line, *map(str, words)], stderr=subprocess.PIPE, env={**os.environ, **environment})
     try:
         yield Served(process, port_of(process))
     finally:

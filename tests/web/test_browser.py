@@ -176,7 +176,7 @@ def test_a_file_is_dropped_and_taken_out_again(tab: Callable[..., Tab], media: d
     page.get_by_role("button", name="Take it out").click()
     expect(page.locator(".drop.full")).to_have_count(0)
     page.get_by_role("button", name="Identify").click()
-    expect(page.locator(".refused")).to_contain_text("at least one sound or picture")
+    expect(page.locator(".refused")).to_contain_text("Choose a recording or a photo first")
     one.said.clear()  # the browser itself says that the answer was 422
     one.quiet()
 
@@ -249,6 +249,14 @@ def test_review_by_keyboard_and_by_mouse(tab: Callable[..., Tab]) -> None:
     page.get_by_role("button", name="Not sure").click()
     expect(page.locator(".progress")).to_contain_text("4 answered: 1 yes, 1 no, 2 not sure")
     assert len(set(seen)) == 4
+    page.locator("main").focus()
+    page.keyboard.press("b")
+    expect(page.locator(".one .note")).to_have_text("You said not sure. A new answer replaces it.")
+    assert page.locator("input[name=hit]").input_value() == seen[-1]
+    page.locator("main").focus()
+    page.keyboard.press("n")
+    expect(page.locator(".progress")).to_contain_text("4 answered: 1 yes, 2 no, 1 not sure")
+    assert page.locator("input[name=hit]").input_value() not in seen
     loops = page.locator(".one audio")
     assert not loops.count() or loops.evaluate("audio => audio.loop")
     one.quiet()

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from served import HERE
 
+from biovita.identify.answer import Identifier
+from biovita.identify.calibrate import Calibration
 from biovita.identify.files import How, identify_file
 from biovita.media.audio import write_audio
 from biovita.media.reasons import REASONS
@@ -20,6 +23,7 @@ from biovita.search.query import Example, examples_like, search
 from biovita.web.app import create_app
 from biovita.web.desk import PREFIX
 from biovita.web.settings import Settings
+from biovita.web.words import percent
 
 Web = Callable[..., TestClient]
 
@@ -205,6 +209,8 @@ def test_a_search_over_the_api_is_the_search_in_python(
         {"k": "3"},
         {"text": "frog", "where": "1; drop table media"},
         {"text": "frog", "where": "path = '/etc/passwd' or"},
+        {"text": "frog", "where": "path like '/home/%'"},
+        {"text": "frog", "where": "lat > 0 or not (PATH is null)"},
         {"text": "frog", "where": "(" * 400},
         {"text": "f" * 501},
         {"text": "frog", "to": "video"},
@@ -225,14 +231,16 @@ def test_what_the_archive_holds(web: Web, shown: dict[str, Any]) -> None:
     assert facts["index"]["n_rows"] == len(archive) == sum(facts["by_modality"].values())
     hits = client.get("/api/archive/hits", params={"k": 3, "offset": 2, "where": "modality = 'image'"}).json()["hits"]
     assert [hit["id"] for hit in hits] == [h.id for h in archive.browse(where="modality = 'image'", k=3, offset=2)]
-    assert client.get("/api/archive/hits", params={"where": "nonsense"}).status_code == 422
+    for where in ("nonsense", "path is not null", "species = 'it''s' and path != ''"):
+        assert client.get("/api/archive/hits", params={"where": where}).status_code == 422
+    assert client.get("/api/archive/hits", params={"where": "species != 'a path'"}).status_code == 200
     assert client.get("/api/archive/hits", params={"k": 101}).status_code == 422
 
 
 def test_a_label_is_kept_and_the_next_question_is_another(web: Web, shown: dict[str, Any]) -> None:
     client, archive = web(), shown["archive"]
     page = client.get("/review", params={"name": "My <call>"})
-    assert "Is this My &lt;call&gt;?" in page.text
+    assert "Is this <q>My &lt;call&gt;</q>?" in page.text
     first = page.text.split('name="hit" value="')[1].split('"')[0]
     after = client.post("/review", data={"name": "My <call>", "hit": first, "answer": "yes"}, headers={"X-Part": "1"})
     assert after.status_code == 200
@@ -243,6 +251,10 @@ def test_a_label_is_kept_and_the_next_question_is_another(web: Web, shown: dict[
     assert counts["My <call>"] == {"yes": 1, "no": 1, "unsure": 0}
     kept = {label.hit: label.answer for label in read_labels(archive, name="My <call>")}
     assert kept == {first: "yes", second: "no"}
+    again = client.get("/review", params={"name": "My <call>", "hit": first})
+    assert f'name="hit" value="{first}"' in again.text
+    assert "You said yes" in again.text
+    assert client.get("/review", params={"name": "My <call>", "hit": "none"}).status_code == 422
     assert client.post("/api/labels", json={"hit": "none", "name": "x", "answer": "yes"}).status_code == 422
     assert client.post("/review", data={"name": "x", "hit": first, "answer": "maybe"}).status_code == 422
 
@@ -272,6 +284,43 @@ def test_without_a_model_or_an_archive_the_pages_say_how_to_get_one(web: Web) ->
         assert "biovita serve" in page.text
     assert client.post("/api/identify").json()["error"] == "no_model"
     assert client.get("/api/archive").json()["error"] == "no_archive"
+
+
+def test_a_model_of_a_made_up_biosphere_is_called_one_on_every_page_that_uses_it(web: Web) -> None:
+    for is_made_up in (True, False):
+        client = web(is_made_up=is_made_up)
+        for path in ("/", "/search"):
+            assert ("knows no real animal" in client.get(path).text) == is_made_up
+    assert "knows no real animal" not in web(bare=True, is_made_up=True).get("/").text
+
+
+def test_a_calibrated_answer_shows_how_sure_each_rank_is(
+    web: Web, shown: dict[str, Any], media: dict[str, list[Path]]
+) -> None:
+    sound, photo = media["audio"][0], media["image"][0]
+    plain = shown["identifier"]
+    weights = {"audio": 12.0, "trained": 0.0}
+    calibration = Calibration(
+        weights_sha256=plain.encoder.weights_sha256,
+        preprocess=plain.encoder.fingerprint("windows"),
+        weights={"audio": weights, "audio+image": {**weights, "image": 12.0}},
+        trained=[],
+    )
+    identifier = Identifier(plain.encoder, plain.labels, calibration=calibration)
+    how = How(k=1, confidence=0.3)
+    text = web(identifier=identifier).post("/", files=sent(sound, photo), data={"confidence": "0.3"}).text
+    of_photo, of_sound = text.split("From the photo alone")[1], text.split("From the recording alone")[1]
+    assert "How sure at each rank" in of_sound.split("From the photo alone")[0]
+    assert "How sure at each rank" not in of_photo  # nothing was fitted for pictures alone
+    assert "it is not calibrated" not in of_sound.split("From the photo alone")[0]
+    for rank in ("class", "order", "family", "genus", "species"):
+        best = identify_file(identifier, sound, "audio", how=replace(how, rank=rank)).whole.taxa[0]
+        assert best.prob is not None
+        row = of_sound.split(f'<th scope="row">{rank}</th>')[1].split("</tr>")[0]
+        assert best.name in row
+        assert percent(best.prob) in row
+    api = web(identifier=identifier).post("/api/identify", files=sent(photo)).json()
+    assert api["files"][0]["whole"]["sentence"].endswith(", not calibrated")
 
 
 def test_the_benchmark_page_shows_every_scenario_with_its_interval(web: Web) -> None:

@@ -101,10 +101,23 @@ def test_a_calendar_counts_every_file_once() -> None:
     assert charts.calendar([]) is None
 
 
-def test_many_shares_end_in_one_bar_for_the_rest() -> None:
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 5.0, 36.9, 60.0, 600.0])
+def test_the_moments_along_a_recording_are_round_and_can_be_read(seconds: float) -> None:
+    width_px = spectrogram_width(seconds)
+    ticks = charts.ticks(seconds, width_px)
+    at_px = [0.0, *[tick["percent"] / 100 * width_px for tick in ticks]]
+    assert len(ticks) >= (seconds > 0.2)
+    assert np.diff(at_px).min(initial=999) > charts.TICK_PX - 1
+    assert at_px[-1] < width_px
+    for tick in ticks:
+        minutes, rest = tick["label"].split(":")
+        assert 60 * int(minutes) + float(rest) == pytest.approx(tick["percent"] / 100 * seconds, abs=seconds / 5000)
+
+
+def test_many_shares_end_in_one_row_for_the_rest() -> None:
     shares = charts.shares({f"licence {n}": n + 1 for n in range(12)} | {"": 100})
     assert shares[0] == {"name": "not known", "n": 100, "percent": 100.0}
-    assert shares[-1]["name"] == "5 others"
+    assert (shares[-1]["name"], shares[-1]["percent"]) == ("5 others", None)
     assert sum(row["n"] for row in shares) == 100 + sum(range(1, 13))
 
 
@@ -147,5 +160,7 @@ def test_every_reason_that_the_checker_may_give_has_its_words() -> None:
 
 def test_clocks_and_errors_read_well() -> None:
     assert [words.clock(s) for s in (0, 7.54, 59.96, 723)] == ["0:00.0", "0:07.5", "1:00.0", "12:03.0"]
+    lasting = [words.lasting(s).replace("\u202f", " ") for s in (2.44, 9.96, 36.9, 59.6, 60, 723.4)]
+    assert lasting == ["2.4 s", "10 s", "37 s", "1 min", "1 min", "12 min 3 s"]
     error = BiovitaError("/home/anna/archives/birds: no row '/etc/passwd'; see a/b and 1/2")
     assert plain(error) == "birds: no row 'passwd'; see a/b and 1/2"

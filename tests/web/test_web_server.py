@@ -222,6 +222,7 @@ def found(folder: Path) -> bool:
         (["--archive", "nowhere"], "--archive: searching needs the model"),
         (["--results", "{results}", "--host", "0.0.0.0"], "others can reach this address; give --token"),
         (["--results", "{results}", "--token", "short"], "at least 16"),
+        (["--results", "{results}", "--port", "99999"], "--port 99999: give 1 to 65535"),
         (["--results", "{results}", "--port", "{taken}"], "cannot listen there: Address already in use"),
     ],
 )

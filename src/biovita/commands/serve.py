@@ -34,11 +34,13 @@ def run_serve(config: Serve) -> None:
     import os
 
     from biovita.embed.rules import rule_of
+    from biovita.files import read_json
     from biovita.identify.answer import Identifier
     from biovita.identify.calibrate import read_calibration
     from biovita.identify.labels import read_labels
     from biovita.models.hub import load
     from biovita.report.inputs import read_inputs
+    from biovita.report.training import is_made_up
     from biovita.search.archive import Archive
     from biovita.web.app import create_app
     from biovita.web.server import listen, run
@@ -50,16 +52,19 @@ def run_serve(config: Serve) -> None:
         raise WebError("--archive: searching needs the model that the archive was made with; give --model as well")
     token = config.token or os.environ.get("BIOVITA_TOKEN") or None
     settings = Settings(host=config.host, port=config.port, names=config.name, token=token)  # refuses before it loads
-    identifier = None
+    identifier, knows_no_animal = None, False
     if config.model:
         encoder = load(str(config.model))
         labels = read_labels(encoder, table=config.labels)
         identifier = Identifier(encoder, labels, calibration=read_calibration(encoder.folder))
+        run_file = encoder.folder / "run.json" if encoder.folder else None
+        knows_no_animal = bool(run_file and run_file.is_file() and is_made_up(read_json(run_file)))
     archive = Archive.open(config.archive) if config.archive else None
     if archive and identifier:
         rule_of(identifier.encoder, archive.facts)  # refuses another model than the archive's
     results = read_inputs(config.results) if config.results else None
-    app = create_app(settings.showing(identifier=identifier, archive=archive, results=results))
+    shown = settings.showing(identifier=identifier, archive=archive, results=results, is_made_up=knows_no_animal)
+    app = create_app(shown)
     with listen(config.host, config.port) as socket:
         say(f"the page is at {address(config.host, socket.getsockname()[1])} (Ctrl-C stops it)")
         run(app, socket)

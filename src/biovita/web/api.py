@@ -19,7 +19,7 @@ from biovita.web.answers import (
     SearchAnswer,
     SearchOptions,
 )
-from biovita.web.asking import Housed, find, hit_answer, identify, index_facts, refusing
+from biovita.web.asking import Housed, filter_of, find, hit_answer, identify, index_facts, refusing
 from biovita.web.reviewing import keep
 
 MAX_FILES_SHOWN = 4
@@ -87,7 +87,7 @@ async def archive_hits(
     """List what is in the archive, filtered, without a query."""
     archive = house.archive()
     with refusing():
-        hits = await house.desk.by_hand(partial(archive.browse, where=where.strip() or None, k=k, offset=offset))
+        hits = await house.desk.by_hand(partial(archive.browse, where=filter_of(where), k=k, offset=offset))
     return HitsAnswer(index=index_facts(archive), hits=[hit_answer(hit) for hit in hits])
 
 

@@ -3,8 +3,9 @@
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -15,12 +16,13 @@ from starlette.datastructures import FormData, UploadFile
 
 from biovita.embed.rules import rule_of
 from biovita.errors import BiovitaError, MediaError
-from biovita.identify.answer import Answer, Identifier
+from biovita.identify.answer import Answer, Identifier, Named
 from biovita.identify.files import How, Identified, identify_file
 from biovita.media.audio import read_audio
 from biovita.media.image import read_image
 from biovita.search.archive import Archive, Hit
 from biovita.search.query import Example, examples_like, search
+from biovita.taxonomy.rank import RANKS
 from biovita.web import draw, words
 from biovita.web.answers import (
     DetectionAnswer,
@@ -45,6 +47,7 @@ MAX_FIELDS = 120  # of a form: a search may name a hundred hits
 MAX_FIELD_BYTES = 8192
 PX_PER_S, MIN_WIDTH_PX, MAX_WIDTH_PX, HEIGHT_PX = 90, 900, 6000, 220
 PHOTO_PX = 900
+QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
 LISTS = ("like", "unlike")
 UNLIKE = -0.5  # weight of what hits should not be like
 Options = TypeVar("Options", bound=BaseModel)
@@ -68,6 +71,12 @@ class House:
             raise Refusal(404, "no_model", "this server has no model; start it with --model MODEL")
         return self.settings.identifier
 
+    @cached_property
+    def common_names(self) -> dict[str, str]:
+        """What people call the model's species."""
+        taxa = self.settings.identifier.labels.taxa if self.settings.identifier else []
+        return {taxon.species: taxon.common_name for taxon in taxa if taxon.common_name}
+
     def archive(self) -> Archive:
         """Return the archive.
 
@@ -89,21 +98,34 @@ Housed = Annotated[House, Depends(house_of)]
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """What the page shows beside the answer about one file: a picture of it, made here, as a data URI."""
+    """A picture of a file, made here, as a data URI."""
 
-    modality: str
     image: str
     width_px: int
     height_px: int
 
 
-async def identify(request: Request, house: House, *, show: bool = False) -> tuple[IdentifyAnswer, list[Exhibit]]:
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the page shows beside an answer.
+
+    Attributes:
+        exhibits: of the files, in their order.
+        ladders: of every naming, those of the files and then that of all together, the best taxon of each rank from
+            the highest down; empty where the model is not calibrated for such files.
+    """
+
+    exhibits: list[Exhibit]
+    ladders: list[list[Named]]
+
+
+async def identify(request: Request, house: House, *, show: bool = False) -> tuple[IdentifyAnswer, Shown]:
     """Name what was sent.
 
     Args:
         request: multipart, with `files` and the fields of `IdentifyOptions`.
         house: settings, threads and counters.
-        show: also make pictures of the files.
+        show: also make what only the page shows.
 
     Raises:
         Refusal: there is no file, a file is refused, a field is wrong, or too many wait.
@@ -118,9 +140,11 @@ async def identify(request: Request, house: House, *, show: bool = False) -> tup
         if options.together and len(found) > 1:
             together = await house.desk.by_head(_together, identifier, found, options)
         exhibits = [await house.desk.by_hand(_exhibit, upload) for upload in uploads] if show else []
+        ladders = await house.desk.by_head(_ladders, identifier, found, together is not None) if show else []
 
     def naming(answer: Answer) -> Naming:
-        said = words.sentence(answer, is_calibrated=identifier.calibration is not None, confidence=options.confidence)
+        is_calibrated = any(taxon.prob is not None for taxon in answer.taxa)
+        said = words.sentence(answer, is_calibrated=is_calibrated, confidence=options.confidence)
         sure = TaxonAnswer.model_validate(answer.sure) if answer.sure else None
         return Naming(sentence=said, sure=sure, taxa=[TaxonAnswer.model_validate(taxon) for taxon in answer.taxa])
 
@@ -146,7 +170,7 @@ async def identify(request: Request, house: House, *, show: bool = False) -> tup
         files=files,
         together=naming(together) if together else None,
     )
-    return answer, exhibits
+    return answer, Shown(exhibits=exhibits, ladders=ladders)
 
 
 async def find(request: Request, house: House) -> tuple[SearchAnswer, SearchOptions]:
@@ -159,7 +183,8 @@ async def find(request: Request, house: House) -> tuple[SearchAnswer, SearchOpti
     async with _received(request, house, SearchOptions) as (options, uploads):
         if not (options.text.strip() or uploads or options.like):
             raise Refusal(422, "no_query", "give a text, a sound, a picture, or a hit to find more like it")
-        hits = await house.desk.by_head(_found, identifier, archive, uploads, options)
+        where = filter_of(options.where)
+        hits = await house.desk.by_head(_found, identifier, archive, uploads, options, where)
     answer = SearchAnswer(
         request_id=request.state.id,
         index=index_facts(archive),
@@ -193,6 +218,17 @@ def hit_answer(hit: Hit) -> HitAnswer:
     )
 
 
+def filter_of(text: str) -> str | None:
+    """Take a visitor's filter, which may ask for all but the folders of this machine.
+
+    Raises:
+        Refusal: it asks for them.
+    """
+    if "path" in re.findall(r"\w+", QUOTED.sub(" ", text.lower())):
+        raise Refusal(422, "invalid", "where: `path` is this server's own; filter by another column")
+    return text.strip() or None
+
+
 def plain(error: BiovitaError) -> str:
     """Say an error without the folders of this machine."""
     return re.sub(r"(?<![\w/])/(?:[^\s/:,;']+/)+", "", str(error))
@@ -203,10 +239,11 @@ async def _received(request: Request, house: House, kind: type[Options]) -> Asyn
     """Read a form: fields, and files that passed the check; they are deleted when the caller is done."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
         raise Refusal(415, "not_a_form", "send multipart/form-data")
-    async with house.desk.seat() as folder:
-        async with request.form(
-            max_files=house.settings.max_files, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-        ) as form:
+    house.desk.refuse_crowd()
+    limits = {"max_files": house.settings.max_files, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
+    async with AsyncExitStack() as stack:
+        async with request.form(**limits) as form:
+            folder = await stack.enter_async_context(house.desk.seat())
             options = _options(form, kind)
             files = [part for part in form.getlist("files") if not _is_empty_input(part)]
             if not all(isinstance(part, UploadFile) for part in files):
@@ -269,14 +306,27 @@ def _named(identifier: Identifier, upload: Upload, how: How) -> Identified:
 
 
 def _together(identifier: Identifier, found: list[Identified], options: IdentifyOptions) -> Answer:
-    vectors = {
+    return identifier.together(_vectors(found), k=options.k, rank=options.rank, confidence=options.confidence)
+
+
+def _vectors(found: list[Identified]) -> dict[str, np.ndarray]:
+    return {
         modality: np.stack([one.vector for one in found if one.modality == modality and one.vector is not None])
         for modality in dict.fromkeys(one.modality for one in found)
     }
-    return identifier.together(vectors, k=options.k, rank=options.rank, confidence=options.confidence)
 
 
-def _found(identifier: Identifier, archive: Archive, uploads: list[Upload], options: SearchOptions) -> list[Hit]:
+def _ladders(identifier: Identifier, found: list[Identified], is_together: bool) -> list[list[Named]]:
+    ladders = []
+    for group in [[one] for one in found] + [found] * is_together:
+        best = [identifier.together(_vectors(group), k=1, rank=rank).taxa[0] for rank in RANKS]
+        ladders.append([taxon for taxon in best if taxon.prob is not None])
+    return ladders
+
+
+def _found(
+    identifier: Identifier, archive: Archive, uploads: list[Upload], options: SearchOptions, where: str | None
+) -> list[Hit]:
     encoder = identifier.encoder
     rule_of(encoder, archive.facts)  # refuses a model that did not make the archive
     archive.refresh()
@@ -292,7 +342,7 @@ def _found(identifier: Identifier, archive: Archive, uploads: list[Upload], opti
     for ids, weight in ((options.like, 1.0), (options.unlike, UNLIKE)):
         if ids:
             examples += examples_like(archive, ids, weight=weight)
-    return search(archive, examples, to=options.to, k=options.k, where=options.where.strip() or None)
+    return search(archive, examples, to=options.to, k=options.k, where=where)
 
 
 def _exhibit(upload: Upload) -> Exhibit:
@@ -300,10 +350,10 @@ def _exhibit(upload: Upload) -> Exhibit:
         image = read_image(upload.path)
         image.thumbnail((PHOTO_PX, PHOTO_PX))
         picture = "data:image/jpeg;base64," + b64encode(draw.thumbnail(image, PHOTO_PX)).decode()
-        return Exhibit(modality="image", image=picture, width_px=image.width, height_px=image.height)
+        return Exhibit(image=picture, width_px=image.width, height_px=image.height)
     width_px = spectrogram_width(upload.verdict.duration_s or 0.0)
     sheet = b64encode(draw.spectrogram(read_audio(upload.path), width_px, HEIGHT_PX)).decode()
-    return Exhibit(modality="audio", image=f"data:image/png;base64,{sheet}", width_px=width_px, height_px=HEIGHT_PX)
+    return Exhibit(image=f"data:image/png;base64,{sheet}", width_px=width_px, height_px=HEIGHT_PX)
 
 
 def spectrogram_width(duration_s: float) -> int:

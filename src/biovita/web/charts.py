@@ -11,16 +11,18 @@ STEPS_DEG = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
           "December")  # fmt: skip
 N_TONES = 6
+STEPS_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+TICK_PX = 90
 
 
 def shares(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Sort counts for bars, the most first; what is beyond the first few is one bar."""
+    """Sort counts for bars, the most first; what is beyond the first few is one row without a bar."""
     rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
     shown, rest = rows[:MOST_SHARES], rows[MOST_SHARES:]
-    if rest:
-        shown.append((f"{len(rest)} others", sum(n for _, n in rest)))
     most = max((n for _, n in shown), default=1)
-    return [{"name": name or "not known", "n": n, "percent": round(100 * n / most, 1)} for name, n in shown]
+    bars = [{"name": name or "not known", "n": n, "percent": round(100 * n / most, 1)} for name, n in shown]
+    others = {"name": f"{len(rest)} others", "n": sum(n for _, n in rest), "percent": None}
+    return [*bars, others] if rest else bars
 
 
 def chart(places: Sequence[tuple[float, float, int]]) -> dict[str, Any] | None:
@@ -65,6 +67,23 @@ def chart(places: Sequence[tuple[float, float, int]]) -> dict[str, Any] | None:
     across = lines(west, width / px, "EW")
     up = [{**line, "at": round(height - line["at"], 1)} for line in lines(south, tall, "NS")]
     return {"width": width, "height": height, "dots": dots, "across": across, "up": up, "n": sum(n for *_, n in places)}
+
+
+def ticks(seconds: float, width_px: int) -> list[dict[str, Any]]:
+    """Choose round moments to write along a recording, not nearer to each other than they can be read.
+
+    Returns:
+        `percent` of the way and `label`, from the first step on; the beginning and the end need none.
+    """
+    step = next((step for step in STEPS_S if step * width_px / seconds >= TICK_PX), STEPS_S[-1])
+    n = math.ceil(seconds / step - 0.5) - 1  # none so near to the end that it would be cut
+    return [{"percent": round(100 * i * step / seconds, 2), "label": moment(i * step)} for i in range(1, n + 1)]
+
+
+def moment(seconds: float) -> str:
+    """Write a round moment: 0:07, 12:00, or with a tenth where it has one."""
+    tenths = f"{seconds % 1:.1f}"[1:] if seconds % 1 else ""
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}{tenths}"
 
 
 def calendar(times: Sequence[tuple[int, int | None, int]]) -> dict[str, Any] | None:

@@ -69,8 +69,7 @@ class Desk:
         Raises:
             Refusal: as many requests as may wait are waiting.
         """
-        if self.n_waiting >= self.settings.max_waiting:
-            raise Refusal(429, "busy", f"{self.n_waiting} requests are waiting; try again", retry_s=2)
+        self.refuse_crowd()
         self.n_waiting += 1
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
@@ -78,6 +77,15 @@ class Desk:
         finally:
             self.n_waiting -= 1
             await self.by_hand(shutil.rmtree, folder, True)
+
+    def refuse_crowd(self) -> None:
+        """Tell one more to come back; also asked before a body is read, which may be slow and so takes no seat.
+
+        Raises:
+            Refusal: as many requests as may wait are waiting.
+        """
+        if self.n_waiting >= self.settings.max_waiting:
+            raise Refusal(429, "busy", f"{self.n_waiting} requests are waiting; try again", retry_s=2)
 
     async def by_hand(self, work: Callable[..., T], *args: object) -> T:
         """Check, decode or draw in a thread."""

@@ -11,12 +11,13 @@ from biovita.media.image import read_image
 from biovita.report import tables
 from biovita.report.html import TEMPLATES, environment, facts
 from biovita.report.inputs import DIRECTIONS
+from biovita.report.plots import TOP_HZ
 from biovita.search.archive import Archive, Hit
 from biovita.taxonomy.rank import RANKS
 from biovita.web import draw, words
 from biovita.web.answers import MAX_TEXT, ErrorAnswer, IdentifyOptions, LabelRequest, SearchOptions
 from biovita.web.asking import House, Housed, checked, find, hit_answer, identify, index_facts, read_part, refusing
-from biovita.web.charts import calendar, chart, shares
+from biovita.web.charts import calendar, chart, shares, ticks
 from biovita.web.gate import COOKIE, Refusal, cookie_of, same
 from biovita.web.reviewing import keep, review
 
@@ -24,19 +25,22 @@ HERE = Path(__file__).parent
 THUMBNAIL_PX = 420
 SHEET_PX = (640, 200)
 LOOP_S = 10.0  # of a recording, where a hit is all of it
+MODALITY_WORDS = {"audio": "Sounds", "image": "Pictures"}
 STATUS_WORDS = {401: "This server asks for its token", 404: "There is no such page", 429: "One moment please"}
 
 router = APIRouter(include_in_schema=False)
 PAGES = environment().overlay(loader=FileSystemLoader([HERE / "templates", TEMPLATES]))
 PAGES.filters |= {
+    "called": words.called,
     "clock": words.clock,
+    "lasting": words.lasting,
     "percent": words.percent,
     "cosine": tables.cosine_text,
     "share": tables.share_text,
     "day": words.day,
     "place": words.place,
 }
-PAGES.globals |= {"RANKS": RANKS}
+PAGES.globals |= {"RANKS": RANKS, "TOP_HZ": TOP_HZ, "ticks": ticks}
 
 
 def page(name: str, request: Request, status: int = 200, **content: Any) -> HTMLResponse:
@@ -50,6 +54,8 @@ def page(name: str, request: Request, status: int = 200, **content: Any) -> HTML
         path=request.url.path,
         identifier=house.settings.identifier,
         has_token=house.settings.token is not None,
+        is_made_up=house.settings.is_made_up,
+        common_names=house.common_names,
         **content,
     )
     return HTMLResponse(rendered, status)
@@ -72,6 +78,7 @@ async def answer_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == 401 and request.method == "GET":
         return RedirectResponse("/login", 303)
     title = STATUS_WORDS.get(error.status_code, "That did not work")
+    said = said.model_copy(update={"detail": words.ASKED.get(word, said.detail)})
     response = page("error.html", request, error.status_code, title=title, said=said)
     response.headers.update(error.headers or {})
     return response
@@ -85,14 +92,14 @@ def tables_word(status: int) -> str:
 @router.get("/")
 async def identify_page(request: Request) -> HTMLResponse:
     """Show the form of Identify."""
-    return page("identify.html", request, options=IdentifyOptions(), answer=None, exhibits=[])
+    return page("identify.html", request, options=IdentifyOptions(), answer=None, shown=None)
 
 
 @router.post("/")
 async def identify_answer(request: Request, house: Housed) -> HTMLResponse:
     """Show what was identified."""
-    answer, exhibits = await identify(request, house, show=True)
-    return page("identify.html", request, options=IdentifyOptions(), answer=answer, exhibits=exhibits)
+    answer, shown = await identify(request, house, show=True)
+    return page("identify.html", request, options=IdentifyOptions(), answer=answer, shown=shown)
 
 
 @router.get("/search")
@@ -110,10 +117,13 @@ async def search_answer(request: Request, house: Housed) -> HTMLResponse:
 
 @router.get("/review")
 async def review_page(
-    request: Request, house: Housed, name: Annotated[str, Query(max_length=MAX_TEXT)] = ""
+    request: Request,
+    house: Housed,
+    name: Annotated[str, Query(max_length=MAX_TEXT)] = "",
+    hit: Annotated[str, Query(max_length=MAX_TEXT)] = "",
 ) -> HTMLResponse:
-    """Ask about the next hit."""
-    return await _review(request, house, name.strip())
+    """Ask about the next hit, or once more about one that has an answer."""
+    return await _review(request, house, name.strip(), again=hit)
 
 
 @router.post("/review")
@@ -128,19 +138,21 @@ async def review_answer(
     label = checked(LabelRequest, {"name": name, "hit": hit, "answer": answer})
     with refusing():
         await house.desk.by_head(keep, house.archive(), label)
-    return await _review(request, house, name.strip())
+    return await _review(request, house, name.strip(), before=label)
 
 
-async def _review(request: Request, house: House, name: str) -> HTMLResponse:
+async def _review(
+    request: Request, house: House, name: str, *, again: str = "", before: LabelRequest | None = None
+) -> HTMLResponse:
     asked = None
     if house.settings.archive is not None:
         with refusing():
-            asked = await house.desk.by_head(review, house.settings.archive, name)
+            asked = await house.desk.by_head(review, house.settings.archive, name, again)
     hit = hit_answer(asked.hit) if asked and asked.hit else None
     names = (
         sorted({taxon.species for taxon in house.settings.identifier.labels.taxa}) if house.settings.identifier else []
     )
-    return page("review.html", request, review=asked, hit=hit, names=names)
+    return page("review.html", request, review=asked, hit=hit, before=before, names=names)
 
 
 @router.get("/archive")
@@ -149,23 +161,26 @@ async def archive_page(request: Request, house: Housed) -> HTMLResponse:
     archive = house.settings.archive
     if archive is None:
         return page("archive.html", request, status_=None)
-    status, places, times = await house.desk.by_hand(_overview, archive)
+    status, places, times, species = await house.desk.by_hand(_overview, archive)
     return page(
         "archive.html",
         request,
         status_=status,
         index=index_facts(archive),
-        modalities=shares(status["by_modality"]),
+        modalities=shares({MODALITY_WORDS[name]: n for name, n in status["by_modality"].items()}),
+        species=shares(dict(species)),
+        n_species=len(species),
         licences=shares(status["by_licence"]),
         chart=chart(places),
         calendar=calendar(times),
     )
 
 
-def _overview(archive: Archive) -> tuple[dict[str, Any], list[tuple[float, float, int]], list[Any]]:
+def _overview(archive: Archive) -> tuple[dict[str, Any], list[tuple[float, float, int]], list[Any], list[Any]]:
     archive.refresh()
-    times = archive.column("item", "month", "hour").unique("item", maintain_order=True).drop_nulls("month")
-    return archive.status(), archive.places(), times.group_by("month", "hour").len().rows()
+    files = archive.column("item", "month", "hour", "species").unique("item", maintain_order=True)
+    times = files.drop_nulls("month").group_by("month", "hour").len().rows()
+    return archive.status(), archive.places(), times, files.drop_nulls("species").group_by("species").len().rows()
 
 
 @router.get("/benchmark")

@@ -23,6 +23,8 @@ class Settings:
     identifier: Identifier | None = None
     archive: Archive | None = None
     results: Inputs | None = None
+    is_made_up: bool = False
+    """whether the model learned from a made-up biosphere and so knows no real animal"""
     host: str = "127.0.0.1"
     """the address to listen on; any but loopback needs a token"""
     port: int = 8000

@@ -5,7 +5,7 @@ from biovita.report.tables import THIN
 from biovita.web.answers import HitAnswer
 
 REASONS = {
-    "empty_file": "The file is empty.",
+    "empty_file": "The file is empty: it has no bytes at all. Was it copied to the end?",
     "html_document": "This is a web page, not a sound or a picture.",
     "json_document": "This is a JSON text, not a sound or a picture.",
     "text_document": "This is a text, not a sound or a picture.",
@@ -17,8 +17,8 @@ REASONS = {
     ),
     "unsupported_codec": "The sound is coded in a way that is not read here.",
     "external_reference": "The file only points to other files; send the sound or picture itself.",
-    "truncated": "The file is cut off: its end is missing.",
-    "corrupt": "The file is damaged and does not decode.",
+    "truncated": "The file is cut off: its end is missing. Copy or download it again.",
+    "corrupt": "The file is damaged and does not decode. Copy or download it again.",
     "bad_header": "The head of the file is damaged.",
     "no_audio_stream": "There is no sound in this file.",
     "no_samples": "There is no sound in this file.",
@@ -31,10 +31,19 @@ REASONS = {
     "bad_channels": "The number of channels is none that a recording has.",
     "non_finite": "The recording holds values that are no numbers.",
     "out_of_range": "The recording holds values far beyond full scale.",
-    "silent": "The recording is silent: there is nothing to hear.",
+    "silent": "The recording is silent: there is nothing to hear. Was the microphone on?",
     "blank": "The picture is blank: there is nothing to see.",
     "metadata_bomb": "The file carries more metadata than it may.",
     "unreadable": "The file took too long to read.",
+}
+
+
+ASKED = {  # errors that programs are told in other words
+    "no_file": "Choose a recording or a photo first.",
+    "no_query": "Say what to look for: words, a sound, or a photo.",
+    "busy": "Many people are asking right now. Please try again in a few seconds.",
+    "too_slow": "The file did not arrive in time. Is the connection slow? A shorter recording may help.",
+    "body_too_large": "That is too much at once: a request may have 64 MB. For more there is `biovita identify`.",
 }
 
 
@@ -71,6 +80,14 @@ def clock(seconds: float) -> str:
     """Write a place in a recording: 0:07.5, 12:03.0."""
     tenths = round(10 * seconds)
     return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"
+
+
+def lasting(seconds: float) -> str:
+    """Write how long a recording is: 2.4 s, 37 s, 12 min 3 s."""
+    if round(seconds) < 60:
+        return f"{seconds:.1f}{THIN}s" if seconds < 9.95 else f"{seconds:.0f}{THIN}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}{THIN}min" + (f" {rest}{THIN}s" if rest else "")
 
 
 def day(moment: str | None) -> str:

@@ -5,6 +5,7 @@ const one = (what, where = document) => where.querySelector(what);
 const all = (what, where = document) => [...where.querySelectorAll(what)];
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}.${Math.floor((s * 10) % 10)}`;
 const size = (n) => (n < 1e6 ? `${Math.ceil(n / 1e3)} kB` : `${(n / 1e6).toFixed(1)} MB`);
+const MOST_S = 595; // of a recording: the server takes 10 minutes
 const sent = []; // addresses of the files of the last question, in their order; they never leave the browser
 
 // A zone for one file: dropped, chosen or recorded.
@@ -48,18 +49,19 @@ function recorder(drop, input, show) {
   button.textContent = "Record";
   button.setAttribute("aria-pressed", "false");
   one(".more", drop).prepend(button);
-  let recording = null;
+  let recording = null, ticking = 0;
   button.addEventListener("click", async () => {
     if (recording) { recording.stop(); return; }
     let stream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
-    } catch { says.textContent = "The browser gives no microphone"; return; }
+    } catch { says.textContent = "No microphone: allow it in the browser, or choose a file"; return; }
     const parts = [];
     recording = new MediaRecorder(stream);
     recording.addEventListener("dataavailable", (event) => parts.push(event.data));
     recording.addEventListener("stop", async () => {
       recording = null;
+      clearInterval(ticking);
       for (const track of stream.getTracks()) track.stop();
       button.textContent = "Record";
       button.setAttribute("aria-pressed", "false");
@@ -72,7 +74,14 @@ function recorder(drop, input, show) {
       show();
     });
     recording.start();
-    button.textContent = "Stop";
+    const started = Date.now();
+    const tick = () => {
+      const seconds = (Date.now() - started) / 1000;
+      button.textContent = `Stop ${clock(seconds).slice(0, -2)}`;
+      if (seconds >= MOST_S && recording) recording.stop();
+    };
+    tick();
+    ticking = setInterval(tick, 500);
     button.setAttribute("aria-pressed", "true");
   });
 }
@@ -216,7 +225,7 @@ document.addEventListener("change", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
-  const button = one(`.judge [data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+  const button = one(`.one [data-key="${CSS.escape(event.key.toLowerCase())}"]`);
   if (button) { event.preventDefault(); button.click(); return; }
   const audio = one(".one audio");
   if (audio && event.key === " " && !event.target.matches("button, a, audio, summary")) {
