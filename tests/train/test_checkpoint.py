@@ -1,9 +1,11 @@
 """RESUME: whatever stops a run and whenever, it ends with the bits of one that nothing stopped."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from biovita.commands.train import asked_to_stop
 from biovita.errors import StoppedError, TrainError
 from biovita.files import MANIFEST, sha256_file
 from biovita.train.checkpoint import MODEL, OPTIMIZER, Checkpoints
@@ -182,3 +185,14 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_not(m
         rows = [json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
         logs.append({(row["step"], "val" in row): row.get("loss", row.get("val")) for row in rows})
     assert logs[0] == logs[1]
+
+
+def test_a_signal_that_comes_twice_at_once_asks_once_and_a_later_one_ends() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with asked_to_stop() as asked:
+        assert asked() is None
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()  # SIG_DFL would end this very process
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked() == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from biovita.log import SETTINGS, duration, emit, say, warn
 from biovita.train.recipe import Recipe
 
 LOG, LABELS, RUN = "train_log.jsonl", "labels.csv", "run.json"
+TWICE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +190,20 @@ def check(config: Train) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], int | None]]:
-    """Catch the first SIGTERM or SIGINT, and yield a function that tells its number; a second ends the process."""
+    """Catch the first SIGTERM or SIGINT, and yield a function that tells its number; a later one ends the process.
+
+    Another within a second is the same: Ctrl-C under torchrun and `timeout` signal a process twice.
+    """
     caught: list[int] = []
 
     def note(number: int, _: object) -> None:
         caught.append(number)
+        say(f"{signal.Signals(number).name}: finishing the step and saving; once more to end at once")
+        for signal_ in before:
+            signal.signal(signal_, signal.SIG_IGN)
+        time.sleep(TWICE_S)
         for signal_ in before:
             signal.signal(signal_, signal.SIG_DFL)
-        say(f"{signal.Signals(number).name}: finishing the step and saving; once more to end at once")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
