@@ -65,6 +65,19 @@ def test_a_table_without_rows_or_no_table_is_refused(tmp_path: Path) -> None:
         read_taxa(None, tmp_path)
 
 
+def test_birds_are_named_from_the_list_that_ebird_publishes(tmp_path: Path) -> None:
+    path = tmp_path / "eBird_taxonomy.csv"
+    path.write_text(
+        "TAXON_ORDER,CATEGORY,SPECIES_CODE,PRIMARY_COM_NAME,SCI_NAME,ORDER,FAMILY\n"
+        "1,species,x1,Common Blackbird,Turdus merula,Passeriformes,Turdidae (Thrushes)\n"
+        "2,spuh,x2,thrush sp.,Turdus sp.,Passeriformes,Turdidae (Thrushes)\n"
+    )
+    assert [taxon.row() for taxon in read_taxa(path, None)] == [TAXA[0].row()]
+    path.write_text("species,number\nTurdus merula,1\n")
+    with pytest.raises(BiovitaError, match="no column"):
+        read_taxa(path, None)
+
+
 @pytest.mark.parametrize(
     ("asked", "found"),
     [

@@ -17,7 +17,8 @@ from biovita.identify.examples import Example, Part, by_examples, part_of, read_
 from biovita.identify.expected import read_expected, same_species
 from biovita.log import say
 from biovita.models.encoder import Encoder
-from biovita.tables import read_table, require_columns
+from biovita.tables import read_table
+from biovita.taxonomy.checklist import Checklist
 from biovita.taxonomy.decide import BINOMIAL
 from biovita.taxonomy.prompts import training_prompts
 from biovita.taxonomy.rank import LEVELS, RANKS
@@ -193,18 +194,21 @@ def read_taxa(table: Path | None, folder: Path | None) -> list[Taxon]:
     """Read the species to choose from.
 
     Args:
-        table: CSV, TSV or Parquet with the columns kingdom to species and common_name; None: the model's own.
+        table: CSV, TSV or Parquet with the columns kingdom to species and common_name, or a name list with species
+            that `taxonomy.checklist` knows, such as eBird's; None: the model's own.
         folder: of the model.
 
     Raises:
         ConfigError: there is no such table, or it is empty.
         DatasetError: it lacks a column.
+        TaxonomyError: it is no list of names.
     """
     path = table or (folder / LABELS if folder else None)
     if path is None or not path.is_file():
         raise ConfigError(f"{path or 'labels'}: no such table of species; give one with --labels TABLE")
     rows = read_table(path)
-    require_columns(rows, LEVELS, path)
+    if not set(LEVELS) <= set(rows.columns):
+        rows = Checklist.open([path]).table()
     taxa = list(dict.fromkeys(Taxon.from_row(row) for row in rows.iter_rows(named=True)))
     if not taxa:
         raise ConfigError(f"{path}: no species to choose from; give another table with --labels TABLE")
