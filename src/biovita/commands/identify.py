@@ -63,8 +63,8 @@ class Identify:
     together: bool = False
     """The files named here show one animal, and so do the files in each folder: one answer from all of them."""
     labels: Path | None = None
-    """CSV, TSV or Parquet of species to choose from (columns kingdom to species, common_name); default: the model's
-    own labels.csv."""
+    """CSV, TSV or Parquet of species to choose from (columns kingdom to species, common_name), or a name list such as
+    eBird's; default: the model's own labels.csv."""
     taxa: str = ""
     """Choose among the species of these taxa only: Aves, or several by comma, of any rank."""
     examples: Path | None = None
