@@ -3,9 +3,13 @@
 import contextlib
 import http.client
 import json
+import os
+import re
+import select
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +101,23 @@ def test_slow_bodies_take_no_seat_from_others(hasty: Served, media: dict[str, li
         body = BEGIN.replace(b".wav", b".jpg") + media["image"][0].read_bytes() + b"\r\n--b--\r\n"
         connection.request("POST", "/api/identify", body, {"Content-Type": "multipart/form-data; boundary=b"})
         assert connection.getresponse().status == 200
+
+
+def test_clients_that_go_away_are_counted_and_fill_no_log(hasty: Served) -> None:
+    assert hasty.process.stderr
+    while select.select([hasty.process.stderr], [], [], 0.5)[0]:
+        os.read(hasty.process.stderr.fileno(), 65536)
+    for _ in range(5):
+        with client(hasty) as opened:
+            opened.sendall(POST + b"Content-Length: 5000000\r\n\r\n" + BEGIN)
+            time.sleep(0.2)
+    with urllib.request.urlopen(f"{hasty.url}/metrics", timeout=60) as answer:
+        counts = answer.read().decode()
+    n_left = re.search(r'biovita_requests_total{route="/api/identify",status="499"} (\d+)', counts)
+    assert n_left
+    assert int(n_left[1]) >= 5
+    assert 'status="500"' not in counts
+    assert not select.select([hasty.process.stderr], [], [], 1.0)[0]
 
 
 @pytest.mark.parametrize("before", [b"", ALIVE], ids=["the first", "the second"])

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import HTTPException, Request, Response
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from biovita.log import warn
@@ -25,6 +26,7 @@ from biovita.web.settings import Settings
 COOKIE = "biovita"
 OPEN_PATHS = ("/healthz", "/login")  # and static files: they need no token
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+LEFT = 499  # status of a request whose client went away, in the metrics; nobody is there to get it
 MAX_ADDRESSES = 10_000  # whose requests are counted at a time
 HEADERS = {
     "Content-Security-Policy": (
@@ -100,6 +102,8 @@ class Gate:
             await self.app(scope, self.limited(request), send_on)
         except HTTPException as refusal:
             await (await self.answer(request, refusal))(scope, receive, send_on)
+        except ClientDisconnect:
+            status = LEFT
         except Exception as error:
             warn(f"request {request.state.id}: {type(error).__name__}\n{traceback.format_exc()}")
             if not status:
