@@ -416,7 +416,8 @@ def main() -> None:
         f"- Memory of the server and its children while the crowd goes on for {asked.soak:g} s more "
         f"({sum(soak.codes.values()):,} answers, {n_bad(soak)} of them wrong): {memory[:, 1].max():.0f} MB at most; "
         f"mean of each minute {', '.join(by_minute)} MB; {slope:+.1f} MB a minute over the second half.",
-        f"- Afterwards: {len(left)} temporary files, {n_children} children (the checker's), exit code {code}.",
+        f"- Afterwards: {len(left)} temporary files, {n_children} children (the checker's, which wait for "
+        f"work and end with the server), exit code {code}.",
         f"- Stops with ten requests at work: {clean} of {asked.stops} clean (exit 0), {cut} answers cut.",
         f"- schemathesis, all checks, seeds {', '.join(map(str, SEEDS))}: {n_sent:,} cases, {len(failed)} failures.",
         *[f"    - {line}" for line in dict.fromkeys([*many.wrong, *soak.wrong, *failed])][:20],
