@@ -43,7 +43,6 @@ ASKED = {  # errors that programs are told in other words
     "no_query": "Say what to look for: words, a sound, or a photo.",
     "busy": "Many people are asking right now. Please try again in a few seconds.",
     "too_slow": "The file did not arrive in time. Is the connection slow? A shorter recording may help.",
-    "body_too_large": "That is too much at once: a request may have 64 MB. For more there is `biovita identify`.",
 }
 
 
