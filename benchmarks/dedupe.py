@@ -108,7 +108,7 @@ def read_sound(path: Path) -> Sound:
     """Decode as the check does, so that what is measured is the copying."""
     with path.open("rb", buffering=0) as file, open_container(file) as container:
         rate_hz = container.streams.audio[0].rate
-        return np.concatenate([block.mean(axis=0) for _, block in Decoding(container)]), rate_hz
+        return np.concatenate([block.mean(axis=0) for block in Decoding(container).chunks(1)]), rate_hz
 
 
 def plant(originals: dict[str, list[Path]], folder: Path) -> dict[Path, tuple[str, Path]]:

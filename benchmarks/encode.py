@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 
 import encode_front
@@ -31,7 +32,7 @@ import encode_towers
 import numpy as np
 import soundfile
 import torch
-from encode_rows import Measured, Setup, measure
+from encode_rows import Measured, Setup, measure, together
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
@@ -136,8 +137,13 @@ def main() -> None:
             torch.set_num_threads(n_threads)
             print(f"\n## {n_threads} thread{'s' * (n_threads > 1)}\n\n| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|")
             with threadpool_limits(n_threads):
-                for row in rows:
-                    print(line(measure(row, replace(setup, n_threads=n_threads), args.runs)), flush=True)
+                for _, group in groupby(rows, key=lambda row: row.kind or row.name):
+                    done = []
+                    for row in group:
+                        done.append(measure(row, replace(setup, n_threads=n_threads), args.runs))
+                        print(line(done[-1]), flush=True)
+                    if len(done) > 1:
+                        print(line(together(done)), flush=True)
 
 
 if __name__ == "__main__":

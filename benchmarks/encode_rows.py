@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,14 @@ class Row:
         make: builds the sides; what it built is freed before the next row.
         goal: the least ratio that we want, or None.
         judged_by: the clock of that ratio. Processor time is the steadier one; on a GPU it says nothing.
+        kind: rows of one kind, one after the other, are followed by a line for all of them.
     """
 
     name: str
     make: Callable[[Setup], Work]
     goal: float | None = None
     judged_by: str = "cpu"
+    kind: str = ""
 
 
 @dataclass
@@ -188,6 +190,17 @@ def measure(row: Row, setup: Setup, n_runs: int) -> Measured:
     del work, sides
     gc.collect()
     return measured
+
+
+def together(rows: list[Measured]) -> Measured:
+    """Average rows of one kind: what an item costs where there are as many of each."""
+    first = rows[0]
+    mean = Measured(replace(first.row, name=f"{first.row.kind}, as many of each"), first.peer_name, "", first.unit)
+    for who in first.cpu_s:
+        mean.cpu_s[who] = statistics.mean(row.cpu_s[who] for row in rows)
+        mean.wall_s[who] = statistics.mean(row.wall_s[who] for row in rows)
+    mean.difference = max(row.difference for row in rows)
+    return mean
 
 
 def _wait(device: torch.device) -> None:

@@ -84,19 +84,24 @@ def test_bad_files_are_named_and_counted_and_the_good_ones_stay(
     assert read_embeddings(out).ids == [str(media["audio"][0]), str(media["audio"][1])]
 
 
-@pytest.mark.parametrize("case", ["none", "both", "only bad", "no such list", "empty list"])
+@pytest.mark.parametrize("case", ["none", "both", "only bad", "no such list", "empty list", "table"])
 def test_what_cannot_be_embedded_is_refused(
     biovita: Callable[..., Any], model_folder: Path, media: dict[str, list[Path]], tmp_path: Path, case: str
 ) -> None:
     (tmp_path / "bad.wav").write_bytes(b"")
     (tmp_path / "names.txt").write_text("owl\n")
     (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "labels.csv").write_text("species\nowl\n")
     words, said = {
         "none": ([], "give either media files or --text FILE"),
         "both": ([media["audio"][0], "--text", tmp_path / "names.txt"], "give either media files or --text FILE"),
         "only bad": ([tmp_path / "bad.wav"], "none of the 1 files can be used"),
         "empty list": (["--text", tmp_path / "blank.txt"], "blank.txt: holds no names"),
         "no such list": (["--text", tmp_path / "nowhere.txt"], "nowhere.txt: no such file"),
+        "table": (
+            ["--text", tmp_path / "labels.csv"],
+            "labels.csv: is a table; write the column with the names",
+        ),
     }[case]
     ran = biovita("embed", *words, "--model", model_folder, "--out", tmp_path / "v.parquet")
     assert ran.code == 2

@@ -46,10 +46,12 @@ def test_a_release_becomes_a_model_folder_and_a_release_again(biovita: Callable[
     assert "tensors of CLAP's text tower left out" in ran.err
     assert json.loads((tmp_path / "ours" / "run.json").read_text())["n_left_out"] == said["n_left_out"]
     assert "Converted from" in (tmp_path / "ours" / "README.md").read_text()
+    (tmp_path / "ours" / "labels.csv").write_text("species\nRana temporaria\n")
     line = ("--out", tmp_path / "back", "--to", "official", "--clap", tmp_path / "clap")
     assert biovita("model", "convert", tmp_path / "ours", *line).code == 0
     assert biovita("model", "convert", tmp_path / "back", "--out", tmp_path / "again").code == 0
     assert same(weights(tmp_path / "again"), weights(tmp_path / "ours"))
+    assert (tmp_path / "again" / "labels.csv").read_text() == "species\nRana temporaria\n"  # it goes along
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

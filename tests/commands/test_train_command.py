@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from biovita.data.dataset import Dataset
 from biovita.files import sha256_file
 from biovita.models import hub
+from biovita.report.inputs import read_log
 from biovita.train.features import prepare
 from biovita.train.validate import look
 
@@ -137,6 +138,17 @@ def test_the_next_stage_goes_on_from_the_weights_and_the_log_of_the_one_before(
     assert changed
     assert all(key.startswith(("audio_projection.", "logit_scale")) for key in changed)
     assert sha256_file(out / "tokenizer.json") == sha256_file(trained / "tokenizer.json")
+
+
+def test_a_second_stage_of_the_same_name_gets_its_own_since_both_share_a_log(
+    biovita: Callable[..., Any], trained: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    assert biovita("train", "--data", data, "--from", trained, "--out", out, *SOUNDS, *SHORT, "--quiet").code == 0
+    stages = list(dict.fromkeys(line["stage"] for line in log_of(out)))
+    assert stages == ["stage1", "stage1 2"]
+    assert json.loads((out / "run.json").read_text())["config"]["recipe"]["stage"] == "stage1 2"
+    assert len(read_log(out / "train_log.jsonl")) == len(log_of(out)) > len(log_of(trained))
 
 
 def test_a_stage_that_fails_leaves_no_model_folder(biovita: Callable[..., Any], data: Path, tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def plain_select(rows, caps, licences, quality, seed):
         licence = row["licence"] or "unknown"
         cell = (row["species"], row["modality"])
         if licence == "unknown" or (licences is not None and licence_family(licence) not in licences):
-            refused.append((row["media_id"], "licence_refused", f"licence {licence}"))
+            none = "the source states none; for folders of your own, --files-licence does"
+            detail = none if licence == "unknown" else f"licence {licence}"
+            refused.append((row["media_id"], "licence_refused", detail))
         elif quality and row["quality"] and row["quality"] > quality:
             left_out[(*cell, "quality")] += 1
         else:

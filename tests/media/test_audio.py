@@ -116,15 +116,15 @@ def test_ffmpeg_never_sees_a_name(tmp_path: Path) -> None:
             server.accept()
 
 
-def test_chunks_are_the_blocks_joined(sound: tuple[Path, int]) -> None:
+def test_chunks_are_the_frames_joined(sound: tuple[Path, int]) -> None:
     path, _ = sound
 
-    def decoded(n_samples: int | None) -> list[np.ndarray]:
+    def decoded(n_samples: int) -> list[np.ndarray]:
         with path.open("rb", buffering=0) as file, audio.open_container(file) as container:
-            decoding = audio.Decoding(container)
-            return [block for _, block in decoding] if n_samples is None else list(decoding.chunks(n_samples))
+            return list(audio.Decoding(container).chunks(n_samples))
 
-    blocks, chunks = decoded(None), decoded(10_000)
+    frames, chunks = decoded(1), decoded(10_000)
+    assert len(frames) > len(chunks)
     assert [chunk.dtype for chunk in chunks] == [np.float32] * len(chunks)
     assert min(chunk.shape[1] for chunk in chunks[:-1]) >= 10_000
-    assert np.array_equal(np.concatenate(chunks, axis=1), np.concatenate(blocks, axis=1))
+    assert np.array_equal(np.concatenate(chunks, axis=1), np.concatenate(frames, axis=1))

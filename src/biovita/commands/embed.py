@@ -64,6 +64,8 @@ def run_embed(config: Embed) -> int:
         raise ConfigError("give either media files or --text FILE")
     if config.text and not config.text.is_file():
         raise ConfigError(f"{config.text}: no such file; --text wants one name a line")
+    if config.text and config.text.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise ConfigError(f"{config.text}: is a table; write the column with the names to a .txt file, one a line")
     how = how_of(config)
     paths: list[Path] = [*config.paths]
     whole = [path for path in paths if is_dataset(path) or is_bench(path)]

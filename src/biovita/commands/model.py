@@ -1,5 +1,6 @@
 """`biovita model convert|push`: published weights to ours and back, and a model folder to the hub."""
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def run_convert(config: Convert) -> None:
             "--to official: name CLAP's folder with --clap; the official loader wants its text tower, which BioVITA's "
             "models do not have"
         )
+    from biovita.identify.labels import LABELS
     from biovita.models import convert, hub
 
     config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,8 @@ def run_convert(config: Convert) -> None:
         else:
             assert clap
             convert.write_release(parts, part, scratch, clap=clap)
+        if (labels := Path(config.source) / LABELS).is_file():
+            shutil.copyfile(labels, part / LABELS)
         write_run(part, config, n_left_out=parts.n_left_out)
         part.rename(config.out)
     if parts.n_left_out:

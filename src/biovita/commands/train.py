@@ -1,6 +1,7 @@
 """`biovita train`: one stage, from a run file."""
 
 import dataclasses
+import json
 import math
 import os
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,6 +118,8 @@ def run_train(config: Train) -> int:
         encoder = hub.start(config.from_, names, seed=config.recipe.seed)
     else:
         encoder = hub.load_encoder(config.from_)
+    earlier = encoder.folder / LOG if encoder.folder else None
+    config = dataclasses.replace(config, recipe=own_stage(config.recipe, earlier))
     source = open_source(data, encoder, kept=kept, few=config.smoke)
     part = config.out.with_name(f".{config.out.name}.{key[:12]}.part")
     if first:
@@ -124,7 +128,6 @@ def run_train(config: Train) -> int:
                 warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")
         if not (part / LOG).is_file():
             part.mkdir(parents=True, exist_ok=True)
-            earlier = encoder.folder / LOG if encoder.folder else None
             write_bytes(part / LOG, earlier.read_bytes() if earlier and earlier.is_file() else b"")
     ranks.barrier()
     torch.manual_seed(config.recipe.seed + ranks.rank())  # for dropout
@@ -186,6 +189,14 @@ def check(config: Train) -> None:
         raise ConfigError(f"--keep-checkpoints {config.keep_checkpoints}: keep at least 1, to go on from")
     if config.workers is not None and config.workers < 0:
         raise ConfigError(f"--workers {config.workers}: give 0 or more, or leave it out")
+
+
+def own_stage(recipe: Recipe, log: Path | None) -> Recipe:
+    """Give the stage a name that no stage before it has: all go on in one log, where the same steps would be one."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log and log.is_file() else []
+    taken = {json.loads(line)["stage"] for line in lines}
+    names = (f"{recipe.stage} {n}" if n > 1 else recipe.stage for n in count(1))
+    return dataclasses.replace(recipe, stage=next(name for name in names if name not in taken))
 
 
 @contextmanager

@@ -177,7 +177,8 @@ def write_camtrap_dp(
     left_out, kept = media.filter(pl.col("reason").is_not_null()), media.filter(pl.col("reason").is_null())
     counts = dict(left_out["reason"].value_counts().sort("reason").iter_rows())
     if not len(kept):
-        raise DatasetError(f"{dataset.folder}: no medium has both place and time, which a deployment needs ({counts})")
+        lacks = " and ".join(f"{n:,} {'no place' if why == 'no_place' else 'no time'}" for why, n in counts.items())
+        raise DatasetError(f"{dataset.folder}: no medium has both place and time, which a deployment needs: {lacks}")
     request = {
         "kind": "camtrap-dp",
         "dataset": identity(dataset),

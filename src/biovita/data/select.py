@@ -69,7 +69,9 @@ def select(
     refused = records.filter(~is_allowed).select(
         "media_id",
         reason=pl.lit("licence_refused"),
-        detail=pl.format("licence {}", pl.col("licence").fill_null(UNKNOWN)),
+        detail=pl.when(pl.col("licence").fill_null(UNKNOWN) == UNKNOWN)
+        .then(pl.lit("the source states none; for folders of your own, --files-licence does"))
+        .otherwise(pl.format("licence {}", pl.col("licence"))),
     )
     why = {"quality": is_allowed & is_bad, "cap": is_over}
     left_out = [

@@ -194,9 +194,8 @@ def is_allowed_codec(name: str) -> bool:
 
 
 class Decoding:
-    """Decode the first audio stream of a container, from where it stands, to float32 [n_channels, n].
+    """Decode the first audio stream of a container, from where it stands, to float32.
 
-    Iterate for (position, block), where `position` counts samples from the start of the sound, or take `chunks`.
     Packets that do not decode, or to another rate or layout than the first, are skipped and counted: FFmpeg reports
     broken frames and bytes behind the end of an MP3 that way.
 
@@ -213,58 +212,49 @@ class Decoding:
         self.n_bad_at_end = 0
         self._to_packed = av.AudioResampler(format="flt")
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        for position, frame in self._placed():
-            yield position, self._samples(frame)
-
     def mono(self, first: int, stop: int | None) -> np.ndarray:
         """Decode the samples [first, stop) of the sound and mix them down: float32 [n]."""
         return np.concatenate([np.zeros(0, np.float32), *self.blocks(first, stop)])
 
     def blocks(self, first: int, stop: int | None) -> Iterator[np.ndarray]:
         """Decode the samples [first, stop) of the sound and mix them down, block by block: float32 [n]."""
-        fifo = av.AudioFifo()  # joins frames in C: an AAC frame has only 1,024 samples
-        at = None  # position of what is in the fifo
-
-        def joined() -> Iterator[np.ndarray]:
-            nonlocal at
-            if (frame := fifo.read()) and at is not None:
-                begin, at = at, at + frame.samples
-                yield self._mixed(frame)[max(0, first - begin) : None if stop is None else max(0, stop - begin)]
-
-        for position, frame in self._placed():
-            if stop is not None and position >= stop:
-                break
-            if position + frame.samples <= first:
-                continue
-            at = position if at is None else at
-            frame.pts = None  # else it refuses a gap
-            fifo.write(frame)
-            if fifo.samples >= BLOCK:
-                yield from joined()
-        yield from joined()
+        for at, frame in self._joined(BLOCK, first, stop):
+            mixed = self._mixed(frame)
+            yield mixed[max(0, first - at) : None if stop is None else max(0, stop - at)]
 
     def chunks(self, n_samples: int) -> Iterator[np.ndarray]:
-        """Yield all samples in blocks of at least `n_samples`, but for the last: costs per frame stay in C."""
-        fifo = av.AudioFifo()
-        for frame in self._frames():
-            frame.pts = None  # else it refuses a gap
-            fifo.write(frame)
-            if fifo.samples >= n_samples and (joined := fifo.read()):
-                yield self._samples(joined)
-        if joined := fifo.read():
-            yield self._samples(joined)
+        """Yield all samples in blocks of at least `n_samples`, but for the last: float32 [n_channels, n]."""
+        for _, frame in self._joined(n_samples, None, None):
+            yield self._samples(frame)
 
-    def _placed(self) -> Iterator[tuple[int, av.AudioFrame]]:
+    def _joined(self, n_samples: int, first: int | None, stop: int | None) -> Iterator[tuple[int, av.AudioFrame]]:
+        """Join the frames that reach into [first, stop), in C, since an AAC frame has only 1,024 samples.
+
+        With each comes its position in the sound: of the first by its time stamp, of the others by the samples between.
+        """
         stream = self.container.streams.audio[0]
         origin = stream.start_time or 0  # in FFmpeg an MP3 begins at its encoder's delay
         samples_per_tick = float(_time_base(stream) * stream.rate)
-        position = 0
+        fifo, at, is_inside = av.AudioFifo(), 0, first is None
         for frame in self._frames():
-            if frame.pts is not None:
-                position = round((frame.pts - origin) * samples_per_tick)
-            yield position, frame
-            position += frame.samples
+            if not is_inside:
+                assert first is not None
+                at = at if frame.pts is None else round((frame.pts - origin) * samples_per_tick)
+                is_inside = at + frame.samples > first
+                if not is_inside:
+                    at += frame.samples
+                    continue
+            frame.pts = None  # else it refuses a gap
+            fifo.write(frame)
+            n_held = fifo.samples
+            is_end = stop is not None and at + n_held >= stop
+            if (n_held >= n_samples or is_end) and (joined := fifo.read()):
+                yield at, joined
+                at += n_held
+            if is_end:
+                return
+        if joined := fifo.read():
+            yield at, joined
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         kind = None

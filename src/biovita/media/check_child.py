@@ -17,7 +17,7 @@ import time
 import warnings
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - see `main`
 
 from biovita.errors import MediaError
 from biovita.media.check import Limits, Look, Verdict
@@ -122,7 +122,7 @@ def renew_cpu_time(limits: Limits) -> None:
 
 def main(limits: Limits, paths: BinaryIO, verdicts: BinaryIO) -> None:
     """Answer each path (a JSON string a line) with a verdict (a JSON object a line)."""
-    Image.init()  # loads every plugin now, before descriptors are few
+    Image.preinit()  # and the imports above: the decoders of our formats, before descriptors are few
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     restrict(limits)

@@ -59,5 +59,6 @@ class LogMel(nn.Module):
         return power.clamp_min_(POWER_FLOOR).log10_().mul_(10.0).float()
 
     def _power(self, frames: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.fft.rfft(frames * self.window)[..., self.bins].to(filters.dtype.to_complex())
-        return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag) @ filters
+        spectrum = torch.view_as_real(torch.fft.rfft(frames.double().mul_(self.window)))
+        squares = spectrum[..., self.bins, :].to(filters.dtype).square_()
+        return (squares[..., 0] + squares[..., 1]) @ filters
