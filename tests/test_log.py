@@ -69,6 +69,13 @@ def test_a_file_gets_a_line_every_few_seconds_and_a_last_one(clock: list[float])
     assert "\r" not in stream.getvalue()
 
 
+def test_an_error_has_a_line_of_its_own_below_the_one_that_is_redrawn(clock: list[float]) -> None:
+    stream = Terminal()
+    with pytest.raises(RuntimeError), Progress("train", 20, "steps", stream=stream):
+        raise RuntimeError
+    assert stream.getvalue().endswith("\n")
+
+
 def test_a_terminal_gets_one_line_redrawn_in_place(clock: list[float]) -> None:
     stream = Terminal()
     with Progress("train", 20, "steps", stream=stream) as bar:

@@ -113,10 +113,11 @@ def switches_of(schema: type, prefix: str = "") -> set[str]:
 
 
 def with_values(words: Sequence[str], switches: set[str]) -> list[str]:
-    """Let a switch alone mean True."""
+    """Let a switch mean True unless what follows says otherwise; a file may follow it."""
     found = []
-    for word, following in zip_longest(words, words[1:], fillvalue="--"):
-        found += [word, "True"] if word in switches and following.startswith("-") else [word]
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        is_said = following.lower() in ("true", "false")
+        found += [word, "True"] if word in switches and not is_said else [word]
     return found
 
 

@@ -78,6 +78,8 @@ class Progress:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._show(final=kind is None)
+        if kind and self._terminal and not SETTINGS.quiet:
+            self.stream.write("\n")  # the error has a line of its own
 
     def advance(self, n: int = 1, *, bad: int = 0, note: str | None = None) -> None:
         """Count `n` units as done, `bad` of them as refused; `note` replaces the trailing remark."""

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from biovita.bench.build import make_bench
-from biovita.bench.compare import MEAN, PAPER, compare_results, holm, sign_flip_test
+from biovita.bench.compare import MEAN, PAPER, bases, compare_results, holm, read_entry, sign_flip_test
 from biovita.bench.run import score_bench
 from biovita.bench.tasks import DIRECTIONS, LEVELS, SPLITS
 from biovita.errors import BenchError
@@ -70,6 +70,13 @@ def test_a_poor_model_is_told_from_a_good_one_and_an_alike_one_is_not(home):
 
 def headline_of(home: Path) -> list[str]:
     return headline(compared(home, "good", "poor", "alike"))
+
+
+def test_models_of_others_are_told_apart_by_their_names(home):
+    entries = [read_entry(home / f"{name}.json", name) for name in ("poor", "good", "names")]
+    for entry, model in zip(entries, ("ma", "mb", "mb"), strict=True):
+        entry.run.update(weights_sha256="", model=model)
+    assert [how["what"] for _, how in bases(entries)] == ["model", "names"]
 
 
 def test_a_change_is_told_from_the_first_and_by_names_from_the_same_weights(home):

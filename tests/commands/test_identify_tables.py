@@ -203,6 +203,15 @@ def test_min_score_names_every_taxon_that_reaches_it(
     assert predictions(tmp_path / "two.csv") == table[:2]
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_keeps_its_rows(
+    identify: Callable[..., Any], folder: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "site[1]*"
+    identify(folder / "a.jpg", "--out", odd, "--format", "parquet")
+    (found,) = odd.glob("*.parquet")
+    assert len(pandas.read_parquet(found)) == 1
+
+
 def test_files_named_together_and_files_of_a_folder_show_one_animal(
     identify: Callable[..., Any], model_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -210,6 +219,9 @@ def test_files_named_together_and_files_of_a_folder_show_one_animal(
     identifier = Identifier(loaded, read_labels(loaded))
     (row,) = objects(identify(folder / "c.flac", folder / "a.jpg", "--json", "--together").out)
     assert row["paths"] == [str(folder / "c.flac"), str(folder / "a.jpg")]
+    assert (
+        objects(identify("--together", folder / "c.flac", folder / "a.jpg", "--json").out)[0]["paths"] == row["paths"]
+    )
     assert row["modality"] == "audio+image"
     vectors = {
         "audio": loaded.embed_audio([folder / "c.flac"], window="windows"),

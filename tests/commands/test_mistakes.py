@@ -167,6 +167,31 @@ def test_a_table_finds_its_files_by_any_way_of_writing_their_path(
     assert f"  {picture}  Rana temporaria" in ran.out
 
 
+def test_a_table_among_the_files_that_it_tells_of_is_no_file_to_add(
+    biovita: Callable[..., Any],
+    model_folder: Path,
+    media: dict[str, list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    field, archive = tmp_path / "field", tmp_path / "archive"
+    field.mkdir()
+    shutil.copyfile(media["image"][1], field / "a.jpg")
+    (field / "about.csv").write_text("path,recorded_at\na.jpg,2024-05-31T04:30:00\n")
+    monkeypatch.chdir(field)
+    words = ("--metadata", "about.csv", "--time-zone", "Europe/Berlin")
+    ran = biovita("index", "add", archive, field, "--model", model_folder, *words)
+    assert ran.code == 0, ran.err
+    ran = biovita("search", archive, "--text", "a frog", "--where", "month = 5", "--json")
+    assert json.loads(ran.out)["recorded_at"].startswith("2024-05-31T02:30:00")
+
+
+def test_labels_without_a_model_are_refused(biovita: Callable[..., Any], archive: Path) -> None:
+    ran = biovita("serve", "--results", "none.json", "--labels", "none.csv")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--labels: they are for naming, which needs a model" in ran.err
+
+
 @pytest.mark.parametrize(
     "words", [("world", "make"), ("bench", "make", "data"), ("report", "results.json"), ("demo",), ("data", "build")]
 )

@@ -130,6 +130,9 @@ def test_no_file_names_a_package_registry() -> None:
 
 
 def test_pages_that_we_write_load_nothing_from_elsewhere() -> None:
-    for path in (SRC / "report" / "templates").iterdir():
+    folders = (SRC / "report" / "templates", SRC / "web" / "templates", SRC / "web" / "static")
+    pages = [path for folder in folders for path in folder.iterdir() if path.suffix in (".html", ".css", ".js", ".svg")]
+    assert {path.parent for path in pages} == {*folders}
+    for path in pages:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//|@import|url\(\s*[\"']?https?:", text), path

@@ -178,6 +178,16 @@ def test_place_and_week_choose_sightings(
     assert listed(expected) == [NAMES[n] for n in found]
 
 
+def test_a_date_or_place_that_says_nothing_is_counted_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "list.csv"
+    rows = ('Turdus merula,"47,2",9,03/05/2020', "Rana temporaria,,,", "Bufo bufo,47,9,2020-05-03")
+    path.write_text("\n".join(("species,latitude,longitude,date", *rows)) + "\n")
+    read_expected(TAXA, path, place=(48.0, 9.5))
+    assert f"{path}: 1 cells such as '47,2' are not understood and count as everywhere" in capsys.readouterr().err
+    read_expected(TAXA, path, week="40")
+    assert f"{path}: 1 cells such as '03/05/2020' are not understood and count as all year" in capsys.readouterr().err
+
+
 def test_the_date_line_is_no_border(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("species,latitude,longitude\nTurdus merula,0,179.8\nRana temporaria,0,178\n")
     assert listed(read_expected(TAXA, tmp_path / "list.csv", place=(0.0, -179.7))) == ["Turdus merula"]

@@ -76,6 +76,13 @@ def test_the_dataset_that_the_benchmark_names_is_found(run: Run) -> None:
     assert found.folder.resolve() == (run.folder / "dataset").resolve()
 
 
+def test_results_alone_say_that_their_animals_are_made_up(run: Run, tmp_path) -> None:
+    results = json.loads(run.results.read_text())
+    for is_made_up in (True, False):
+        write_json(tmp_path / "alone.json", results | {"run": results["run"] | {"made_up": is_made_up}})
+        assert read_inputs(tmp_path / "alone.json").made_up is is_made_up
+
+
 def test_parameters_are_counted_from_the_header(run: Run, tmp_path) -> None:
     assert count_parameters(run.folder / "model" / "model.safetensors") == {"audio_model": 6}
     (tmp_path / "x").write_text(json.dumps({}))

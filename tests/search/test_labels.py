@@ -106,6 +106,18 @@ def test_labels_survive_the_way_out_and_in_again(
     assert (float(table["start_s"][0]), float(table["end_s"][0])) == (10.0, 20.0)
 
 
+def test_an_old_export_undoes_no_correction(new_archive: Callable[..., Archive], tmp_path: Path) -> None:
+    archive = new_archive([picture(0)])
+    write_labels(archive, [Label(hit=content(0)[:16], name="frog", answer="yes", who="anna", at=AT)])
+    export_labels(archive, tmp_path / "old.csv")
+    later = AT.replace(hour=5)
+    write_labels(archive, [Label(hit=content(0)[:16], name="frog", answer="no", who="anna", at=later)])
+    assert import_labels(archive, tmp_path / "old.csv") == 0
+    (tmp_path / "timeless.csv").write_text(f"hit,name,answer,who\n{content(0)[:16]},frog,yes,anna\n")
+    assert import_labels(archive, tmp_path / "timeless.csv") == 0
+    assert [label.answer for label in read_labels(archive)] == ["no"]
+
+
 def test_a_probe_finds_what_it_was_taught(taught: Archive) -> None:
     probe = fit_probe(taught, "left")
     assert (probe.n_yes, probe.n_no) == (10, 10)
@@ -170,6 +182,9 @@ def test_without_labels_the_queue_is_spread_and_with_yes_alone_it_is_near(new_ar
     assert one not in {hit.id for hit in near}
     assert [hit.standing for hit in near] == sorted((hit.standing or 0 for hit in near), reverse=True)
     assert review_queue(archive, "frog", k=5, where="modality = 'audio'")[0].modality == "audio"
+    unknown = review_queue(archive, "toad", k=5, where="modality = 'audio'")  # nothing is known of it
+    assert [hit.modality for hit in unknown] == ["audio"] * 5
+    assert len({hit.item for hit in unknown}) == 5
 
 
 def test_spreading_equals_a_plain_loop() -> None:

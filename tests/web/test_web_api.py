@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from biovita.identify.calibrate import Calibration
 from biovita.identify.files import How, identify_file
 from biovita.media.audio import write_audio
 from biovita.media.reasons import REASONS
+from biovita.search.archive import About, Archive, Entry
 from biovita.search.labels import read_labels
 from biovita.search.query import Example, examples_like, search
 from biovita.web.app import create_app
@@ -237,6 +239,22 @@ def test_what_the_archive_holds(web: Web, shown: dict[str, Any]) -> None:
     assert client.get("/api/archive/hits", params={"k": 101}).status_code == 422
 
 
+def test_what_another_process_adds_to_the_archive_is_listed_at_once(
+    web: Web, archive_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(archive_folder, tmp_path / "archive")
+    client = web(archive=Archive.open(tmp_path / "archive"))
+    n_files = client.get("/api/archive").json()["n_files"]
+    elsewhere = Archive.open(tmp_path / "archive")
+    vector = np.eye(1, elsewhere.width, dtype=np.float32)
+    elsewhere.add(
+        [Entry(path="/new.jpg", sha256="ab" * 32, modality="image", vectors=vector, about=About(device="new"))]
+    )
+    hits = client.get("/api/archive/hits", params={"where": "device = 'new'"}).json()["hits"]
+    assert [hit["id"] for hit in hits] == ["ab" * 8]
+    assert client.get("/api/archive").json()["n_files"] == n_files + 1
+
+
 def test_a_label_is_kept_and_the_next_question_is_another(web: Web, shown: dict[str, Any]) -> None:
     client, archive = web(), shown["archive"]
     page = client.get("/review", params={"name": "My <call>"})
@@ -321,6 +339,17 @@ def test_a_calibrated_answer_shows_how_sure_each_rank_is(
         assert percent(best.prob) in row
     api = web(identifier=identifier).post("/api/identify", files=sent(photo)).json()
     assert api["files"][0]["whole"]["sentence"].endswith(", not calibrated")
+
+
+def test_a_list_of_species_may_leave_a_rank_empty(
+    web: Web, shown: dict[str, Any], media: dict[str, list[Path]]
+) -> None:
+    plain = shown["identifier"]
+    labels = replace(plain.labels, taxa=[replace(taxon, kingdom="") for taxon in plain.labels.taxa])
+    identifier = Identifier(plain.encoder, labels)
+    answer = web(identifier=identifier).post("/", files=sent(media["image"][0]))
+    assert answer.status_code == 200
+    assert identify_file(identifier, media["image"][0], "image", how=How(k=1)).whole.taxa[0].name in answer.text
 
 
 def test_the_benchmark_page_shows_every_scenario_with_its_interval(web: Web) -> None:

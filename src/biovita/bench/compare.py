@@ -335,11 +335,15 @@ def bases(entries: Sequence[Entry]) -> list[tuple[Entry, dict[str, Any]]]:
     """
     found = []
     for n, entry in enumerate(entries[1:], 1):
-        twins = [other for other in entries[:n] if other.run.get("weights_sha256") == entry.run.get("weights_sha256")]
+        twins = [other for other in entries[:n] if _weights(other) == _weights(entry)]
         twin = next((other for other in twins if _texts(other) != _texts(entry)), None)
         base = twin or entries[0]
         found.append((entry, {"base": base.name, "what": "names" if twin else "model"}))
     return found
+
+
+def _weights(entry: Entry) -> Any:
+    return entry.run.get("weights_sha256") or entry.run.get("model")  # other people's models have no hash
 
 
 def _texts(entry: Entry) -> tuple[Any, Any]:

@@ -48,6 +48,7 @@ def run_add(config: Add) -> int:
     from biovita.commands.embed import is_dataset
     from biovita.commands.index_files import File, Intake, Told, add_stored, files_of, opened
     from biovita.embed.parts import readable
+    from biovita.identify.table import absolute
     from biovita.search.archive import Archive
 
     if not config.paths:
@@ -59,12 +60,13 @@ def run_add(config: Add) -> int:
             raise ConfigError(f"{path}: no such file or folder")
     told = Told.read(config)
     stored = [path for path in config.paths if path.suffix == ".parquet"]
+    table = absolute(config.metadata) if config.metadata else None
     files: list[File] = []
     for path in config.paths:
         if is_dataset(path):
             files += files_of(path, told)
         elif path not in stored:
-            files += [File(file, told.of_path(file)) for file in walk(path) if file != config.metadata]
+            files += [File(file, told.of_path(file)) for file in walk(path) if absolute(file) != table]
     if not files and not stored:
         raise ConfigError(f"{config.paths[0]}: holds no files; name recordings, pictures or folders of them")
     counts: Counter[str] = Counter()

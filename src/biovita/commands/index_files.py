@@ -76,13 +76,14 @@ class Told:
             ConfigError: the table names files in no way, or a value cannot be used.
         """
         rows: dict[str, dict[str, Any]] = {}
+        zone = _zone(config.time_zone)
         if config.metadata:
             table = read_table(config.metadata)
             keys = [name for name in ("path", "media_id", "id") if name in table.columns]
             if not keys:
                 raise ConfigError(f"{config.metadata}: has neither a column path nor media_id; it must name the files")
             for row in table.iter_rows(named=True):
-                about = _row(row, config.metadata)
+                about = _row(row, config.metadata, zone)
                 if row.get("path"):
                     about["path"] = str(absolute(config.metadata.parent / row["path"]))
                 names = [about.get("path"), *(row[key] for key in keys if key != "path")]
@@ -99,7 +100,7 @@ class Told:
 
     def row(self, row: dict[str, Any], path: Path) -> dict[str, Any]:
         """Say what a dataset's own table tells."""
-        return self._over(_row(row, path))
+        return self._over(_row(row, path, UTC))
 
     def _find(self, *names: str) -> dict[str, Any]:
         row = next((self._rows[name] for name in names if name in self._rows), {})
@@ -111,8 +112,8 @@ class Told:
         return {**{name: value for name, value in self._all.items() if value}, **known}
 
 
-def _row(row: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Turn a row of somebody's table into what an archive keeps."""
+def _row(row: dict[str, Any], path: Path, zone: tzinfo) -> dict[str, Any]:
+    """Turn a row of somebody's table into what an archive keeps; `zone` is that of clocks which do not say theirs."""
     said: dict[str, Any] = {name: row.get(name) or None for name in ("rights_holder", "device", "sha256")}
     said["species"] = row.get("species") or row.get("scientific_name") or None
     said["licence"] = _licence(row.get("licence"))
@@ -129,8 +130,8 @@ def _row(row: dict[str, Any], path: Path) -> dict[str, Any]:
             at = datetime.fromisoformat(at) if isinstance(at, str) else at
         except ValueError:
             raise ConfigError(f"{path}: recorded_at {at!r}; write a time such as 2024-05-31T04:30:00Z") from None
-        rule = "table: zone stated" if at.tzinfo else "table: no zone, taken as UTC"
-        at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        rule = "table: zone stated" if at.tzinfo else f"table: no zone, taken as {zone}"
+        at = (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
         said |= {"recorded_at": at, "time_text": text, "time_rule": rule}
     return said
 

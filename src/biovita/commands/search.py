@@ -60,7 +60,7 @@ class Search:
 def run_search(config: Search) -> int:
     """Print the hits, best first; with --copy, export them."""
     from biovita.search.archive import Archive, check_k
-    from biovita.search.query import examples_like, search
+    from biovita.search.query import UNLIKE, examples_like, search
     from biovita.search.where import read_filter
 
     check_k(config.k)
@@ -77,7 +77,7 @@ def run_search(config: Search) -> int:
         raise ConfigError(f"--copy {config.copy}: is not empty; name a new folder")
     archive = Archive.open(config.archive)
     examples = examples_of(config, archive)
-    for ids, weight in ((config.like, 1.0), (config.unlike, -1.0)):
+    for ids, weight in ((config.like, 1.0), (config.unlike, UNLIKE)):
         if ids:
             examples += examples_like(archive, ids, weight=weight)
     how: dict[str, Any] = {"to": config.to, "k": config.k, "where": config.where or None, "exact": config.exact}

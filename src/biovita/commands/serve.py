@@ -50,6 +50,8 @@ def run_serve(config: Serve) -> None:
         raise WebError("nothing to serve; give --model, --archive or --results")
     if config.archive and not config.model:
         raise WebError("--archive: searching needs the model that the archive was made with; give --model as well")
+    if config.labels and not config.model:
+        raise WebError("--labels: they are for naming, which needs a model; give --model as well")
     token = config.token or os.environ.get("BIOVITA_TOKEN") or None
     settings = Settings(host=config.host, port=config.port, names=config.name, token=token)  # refuses before it loads
     identifier, knows_no_animal = None, False

@@ -135,7 +135,7 @@ def _read(path: Path) -> pl.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            table = pl.scan_parquet(path)
+            table = pl.scan_parquet(path, glob=False)
         else:
             with path.open(encoding="utf-8-sig", errors="replace") as file:
                 first = file.readline().strip()
@@ -156,6 +156,7 @@ def _scan(path: Path, *, is_tabbed: bool) -> pl.LazyFrame:
     """Scan a text table; GBIF's downloads end in .csv and are tab-separated, without quotes."""
     return pl.scan_csv(
         path,
+        glob=False,
         separator="\t" if is_tabbed else ",",
         quote_char=None if is_tabbed else '"',
         infer_schema=False,
@@ -185,6 +186,10 @@ def _is_near(rows: pl.DataFrame, path: Path, place: tuple[float, float]) -> pl.E
     longitude = pl.col("longitude").cast(pl.Float64, strict=False)
     across = (longitude - longitude_deg + 180) % 360 - 180
     shrunk = across.abs() * math.cos(math.radians(latitude_deg))
+    for name, degrees in (("latitude", latitude), ("longitude", longitude)):
+        _warn_odd(
+            rows.filter((pl.col(name) != "") & degrees.is_null())[name], path, "everywhere", "degrees such as 47.2"
+        )
     is_near = ((latitude - latitude_deg).abs() <= NEAR_DEG) & (shrunk <= NEAR_DEG)
     return is_near.fill_null(True)
 
@@ -198,8 +203,17 @@ def _is_about(rows: pl.DataFrame, path: Path, week: str) -> pl.Series:
     if column is None:
         raise ConfigError(f"{path}: has no column of weeks or dates, which --week asks for")
     weeks = {text: week_of(text) for text in rows[column].unique() if text}
+    odd = [text for text, found in weeks.items() if found is None]
+    _warn_odd(rows[column].filter(rows[column].is_in(odd)), path, "all year", "2026-05-03")
     apart = (rows[column].replace_strict(weeks, default=None, return_dtype=pl.Int64) - asked).abs()
     return ((apart <= NEAR_WEEKS) | (apart >= 48 - NEAR_WEEKS)).fill_null(True)
+
+
+def _warn_odd(texts: pl.Series, path: Path, counts_as: str, write: str) -> None:
+    """Say that cells which hold something hold nothing that is understood."""
+    if len(texts):
+        such = f"{len(texts):,} cells such as {texts.min()!r}"
+        warn(f"{path}: {such} are not understood and count as {counts_as}; write {write}")
 
 
 def _some(names: Sequence[str]) -> str:

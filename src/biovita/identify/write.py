@@ -216,7 +216,8 @@ def _parquet(path: Path, min_score: float | None, source: Source) -> Iterator[Ad
             **{f"biovita.{key}": str(value or "") for key, value in source.facts.items()},
         }
         with atomic_path(path) as part:
-            table = pl.scan_ndjson(lines, schema=COLUMNS) if lines.stat().st_size else pl.LazyFrame(schema=COLUMNS)
+            pattern = glob.escape(str(lines))  # polars takes no other
+            table = pl.scan_ndjson(pattern, schema=COLUMNS) if lines.stat().st_size else pl.LazyFrame(schema=COLUMNS)
             table.sink_parquet(part, compression="zstd", row_group_size=ROWS_PER_GROUP, metadata=metadata)
     finally:
         lines.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def draw_card(dataset_folder: Path, out: Path) -> None:
         out: the PNG.
     """
     dataset = Dataset(Path(dataset_folder), {})
-    media = pl.read_parquet(dataset.folder / "media.parquet", columns=list(COLUMNS))
+    media = pl.read_parquet(dataset.folder / "media.parquet", columns=list(COLUMNS), glob=False)
     n_classes = min(N_ROWS + 1, media["class"].n_unique())
     n_reasons = min(N_ROWS + 1, max(1, dataset.quarantine["reason"].n_unique()))
     n_trait_rows = min(N_ROWS + 1, dataset.taxa["class"].n_unique())

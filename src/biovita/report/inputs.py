@@ -101,7 +101,8 @@ class Inputs:
     @property
     def made_up(self) -> bool:
         """Whether any manifest says that the animals do not exist."""
-        return bool((self.dataset and self.dataset.manifest.get("made_up")) or self.bench_manifest.get("made_up"))
+        told = [self.bench_manifest, self.results.get("run", {}), self.dataset.manifest if self.dataset else {}]
+        return any(one.get("made_up") for one in told)
 
     @cached_property
     def splits(self) -> list[str]:
@@ -281,7 +282,7 @@ def read_pools(bench: Path, split: str, direction: str) -> pl.DataFrame:
     path = homes.get(split, next(iter(homes.values()))) / "species" / f"test_{query}_to_{target}.csv"
     if not path.is_file():
         raise BenchError(f"{path}: no such task file, although the results have this scenario")
-    table = pl.read_csv(path, infer_schema=False, columns=["query_id", "correct_taxon", "candidates_taxa"])
+    table = pl.read_csv(path, glob=False, infer_schema=False, columns=["query_id", "correct_taxon", "candidates_taxa"])
     try:
         return table.with_columns(pl.col("candidates_taxa").str.json_decode(pl.List(pl.String)))
     except pl.exceptions.PolarsError as error:

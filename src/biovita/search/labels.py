@@ -25,7 +25,7 @@ Answer = Literal["yes", "no", "unsure"]
 COLUMNS = ("hit", "name", "answer", "who", "at")
 MAX_CHARS = 255
 STRENGTH = 10.0  # C of the regression: unit vectors are small numbers, so the usual 1.0 would hardly learn
-N_NEAR = 100  # rows nearest to the known ones that join the candidates of the queue
+N_FILTERED = 4096  # most rows that pass a filter among which the queue chooses
 N_DOUBTFUL = 8  # times k: of so many doubtful rows the queue takes k that differ
 
 
@@ -137,7 +137,9 @@ def export_labels(archive: Archive, path: Path) -> int:
 
 
 def import_labels(archive: Archive, path: Path) -> int:
-    """Add the labels of a table (columns hit, name, answer; who and at where known), but those that are there already.
+    """Add the labels of a table (columns hit, name, answer; who and at where known), but those that were ever written.
+
+    So an old export undoes no correction.
 
     Raises:
         ArchiveError: a row cannot be used.
@@ -145,7 +147,8 @@ def import_labels(archive: Archive, path: Path) -> int:
     """
     table = read_table(path)
     require_columns(table, COLUMNS[:3], path)
-    old = {(label.hit, label.name, label.answer, label.who) for label in read_labels(archive)}
+    written = archive.label_table().select(*COLUMNS).rows()
+    old = {*written, *((*row[:4], None) for row in written)}
     new = []
     for row in table.iter_rows(named=True):
         at = row.get("at")
@@ -156,7 +159,7 @@ def import_labels(archive: Archive, path: Path) -> int:
         at = at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
         texts = {name: str(row[name] or "") for name in COLUMNS[:4] if name in row}
         label = Label(**texts, at=at)  # pyright: ignore[reportArgumentType]
-        if (label.hit, label.name, label.answer, label.who) not in old:
+        if (label.hit, label.name, label.answer, label.who, at) not in old:
             new.append(label)
     write_labels(archive, new)
     return len(new)
@@ -201,7 +204,7 @@ def review_queue(archive: Archive, name: str, *, k: int = 20, where: str | None 
         archive: where to look.
         name: what is asked.
         k: 1 to 100.
-        where: a filter (search.where); it narrows the rows near the known ones.
+        where: a filter (search.where); only rows that pass it are asked about.
 
     Source:
         Uncertainty sampling (Lewis and Gale 1994), with farthest-first picks among the doubtful (Gonzalez 1985).
@@ -223,6 +226,12 @@ def review_queue(archive: Archive, name: str, *, k: int = 20, where: str | None 
     ids = dict.fromkeys(hit.id for hit in near)
     if where is None:
         ids |= dict.fromkeys(one for kind in ("audio", "image") for one in archive.sample(kind)[0])
+    else:
+        for offset in range(0, N_FILTERED, MAX_K):
+            page = archive.browse(where=where, offset=offset)
+            ids |= dict.fromkeys(hit.id for hit in page)
+            if len(page) < MAX_K:
+                break
     candidates = [one for one in ids if one not in asked]
     vectors = archive.vectors(candidates)
     doubt = np.abs(probe.logits(vectors)) if probe else np.zeros(len(vectors))

@@ -19,6 +19,7 @@ from biovita.errors import ArchiveError
 from biovita.search.archive import MAX_FETCH, Archive, Hit, check_k
 
 To = Literal["any", "audio", "image"]
+UNLIKE = -0.5  # weight of what hits should not be like: half of what they should be, or little is left to go by
 NEAR = 0.9995  # cosine from which two rows of one modality are the same for a person
 N_AHEAD = 4  # times k, rows that are fetched first; more where folding leaves too few
 

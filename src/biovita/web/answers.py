@@ -172,7 +172,7 @@ class ArchiveAnswer(Frozen):
     n_files: int
     by_modality: dict[str, int]
     by_licence: dict[str, int]
-    places: list[tuple[float, float, int]] = Field(description="latitude, longitude, number of rows")
+    places: list[tuple[float, float, int]] = Field(description="latitude, longitude, number of files")
 
 
 class LabelRequest(BaseModel):

@@ -67,6 +67,7 @@ async def search_archive(request: Request, house: Housed) -> SearchAnswer:
 async def archive_facts(house: Housed) -> ArchiveAnswer:
     """Tell what is in the archive."""
     archive = house.archive()
+    await house.desk.by_hand(archive.refresh)
     status = await house.desk.by_hand(archive.status)
     return ArchiveAnswer(
         index=index_facts(archive),
@@ -86,6 +87,7 @@ async def archive_hits(
 ) -> HitsAnswer:
     """List what is in the archive, filtered, without a query."""
     archive = house.archive()
+    await house.desk.by_hand(archive.refresh)
     with refusing():
         hits = await house.desk.by_hand(partial(archive.browse, where=filter_of(where), k=k, offset=offset))
     return HitsAnswer(index=index_facts(archive), hits=[hit_answer(hit) for hit in hits])

@@ -21,7 +21,7 @@ from biovita.identify.files import How, Identified, identify_file
 from biovita.media.audio import read_audio
 from biovita.media.image import read_image
 from biovita.search.archive import Archive, Hit
-from biovita.search.query import Example, examples_like, search
+from biovita.search.query import UNLIKE, Example, examples_like, search
 from biovita.taxonomy.rank import RANKS
 from biovita.web import draw, words
 from biovita.web.answers import (
@@ -49,7 +49,6 @@ PX_PER_S, MIN_WIDTH_PX, MAX_WIDTH_PX, HEIGHT_PX = 90, 900, 6000, 220
 PHOTO_PX = 900
 QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
 LISTS = ("like", "unlike")
-UNLIKE = -0.5  # weight of what hits should not be like
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -319,7 +318,7 @@ def _vectors(found: list[Identified]) -> dict[str, np.ndarray]:
 def _ladders(identifier: Identifier, found: list[Identified], is_together: bool) -> list[list[Named]]:
     ladders = []
     for group in [[one] for one in found] + [found] * is_together:
-        best = [identifier.together(_vectors(group), k=1, rank=rank).taxa[0] for rank in RANKS]
+        best = [taxon for rank in RANKS for taxon in identifier.together(_vectors(group), k=1, rank=rank).taxa]
         ladders.append([taxon for taxon in best if taxon.prob is not None])
     return ladders
 
