@@ -26,12 +26,39 @@ def read_table(path: Path) -> pl.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         if suffix in separators:
-            return pl.read_csv(path, separator=separators[suffix], infer_schema=False)
+            table = pl.read_csv(path, separator=separators[suffix], infer_schema=False, glob=False)
+            _check_header(table.columns, path)
+            return table
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DatasetError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
+        raise DatasetError(f"{path}: not a readable table ({str(error).splitlines()[0]}){_advice(error)}") from error
     raise DatasetError(f"{path}: a table ends in .tsv, .csv or .parquet")
+
+
+def _check_header(columns: Sequence[str], path: Path) -> None:
+    """Refuse text that another program divides in another way."""
+    if columns[0].startswith(("\ufffd\ufffd", "\xff\xfe", "\xfe\xff")) or "\0" in columns[0]:
+        raise DatasetError(f"{path}: its text is UTF-16; save it as UTF-8")
+    if any("\r" in name for name in columns):
+        raise DatasetError(f"{path}: its lines end with a bare carriage return; save it with ordinary line ends")
+    found = [sign for sign in ";,\t|" if sign in columns[0]]
+    if len(columns) == 1 and found:
+        raise DatasetError(
+            f"{path}: its columns are divided by {found[0]!r}; save it with commas as .csv, or with tabs as .tsv"
+        )
+
+
+def _advice(error: Exception) -> str:
+    """Say what to do about what polars met in a text."""
+    said = str(error)
+    if "utf-8" in said:
+        return "; save it as UTF-8"
+    if "more fields" in said:
+        return "; a row has more fields than the first line: put quotes around a field that holds a separator"
+    if "could not parse" in said or "malformed" in said:
+        return "; a quote within a field may be the cause: double it"
+    return ""
 
 
 def require_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from biovita.commands.train import alone
 from biovita.data.dataset import Dataset
+from biovita.errors import ConfigError
 from biovita.files import sha256_file
 from biovita.models import hub
 from biovita.report.inputs import read_log
@@ -149,6 +153,79 @@ def test_a_second_stage_of_the_same_name_gets_its_own_since_both_share_a_log(
     assert stages == ["stage1", "stage1 2"]
     assert json.loads((out / "run.json").read_text())["config"]["recipe"]["stage"] == "stage1 2"
     assert len(read_log(out / "train_log.jsonl")) == len(log_of(out)) > len(log_of(trained))
+
+
+def test_a_broken_log_of_the_start_is_one_line_that_names_it(
+    biovita: Callable[..., Any], trained: Path, data: Path, tmp_path: Path
+) -> None:
+    start = Path(shutil.copytree(trained, tmp_path / "start"))
+    with (start / "train_log.jsonl").open("a") as log:
+        log.write('{"stage": "sta')
+    ran = biovita("train", "--data", data, "--from", start, "--out", tmp_path / "out", *SOUNDS, *SHORT)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert f"{start / 'train_log.jsonl'}: line" in ran.err
+
+
+def test_the_name_of_a_size_is_the_size_also_where_a_folder_has_it(
+    biovita: Callable[..., Any], trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    ran = biovita("train", "--data", data, "--from", "tiny", "--out", "again", *PICTURES, *SHORT)
+    assert ran.code == 0
+    assert "warning: --from tiny: random weights of this size; for the folder of this name write ./tiny" in ran.err
+    assert json.loads(Path("again/run.json").read_text())["start_sha256"] == "tiny"
+    assert sha256_file(Path("again/model.safetensors")) == sha256_file(trained / "model.safetensors")
+
+
+def test_a_smoke_run_in_the_way_is_told_as_such(biovita: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    words = ("--data", data, "--out", tmp_path / "out", *SOUNDS, *SHORT)
+    assert biovita("train", *words, "--smoke", "--quiet").code == 0
+    ran = biovita("train", *words)
+    assert ran.code == 2
+    assert f"{tmp_path / 'out'}: holds a smoke run; remove it, or choose another --out" in ran.err
+
+
+def test_two_processes_do_not_train_the_same_run_at_the_same_time(tmp_path: Path) -> None:
+    hold = "import sys; from pathlib import Path; from biovita.commands.train import alone\n"
+    hold += "with alone(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match="another process trains this very run"), alone(tmp_path):
+            pass
+        other.kill()
+    with alone(tmp_path):  # a kill leaves no lock behind
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--recipe.trained", "audio_modle.*"), "'audio_modle.*' matches no parameter"),
+        (("--recipe.rates", "clip.*", "1e-5"), "rates: 'clip.*' matches nothing that trains"),
+        (("--recipe.trained", "logit_scale", "--recipe.lora-rank", "4"), "reaches no linear layer"),
+    ],
+)
+def test_a_pattern_is_refused_before_anything_is_decoded(
+    biovita: Callable[..., Any], data: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("media", ".features"))
+    ran = biovita("train", "--data", copy, "--out", tmp_path / "out", *SHORT, *words)
+    assert ran.code == 2
+    assert said in ran.err
+    assert not (tmp_path / "data" / ".features").exists()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_missing_tracker_is_told_before_anything_is_read(
+    biovita: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    ran = biovita("train", "--data", "nowhere", "--out", tmp_path / "out", "--track", "wandb")
+    assert ran.code == 2
+    assert "track: wandb is not installed" in ran.err
 
 
 def test_a_stage_that_fails_leaves_no_model_folder(biovita: Callable[..., Any], data: Path, tmp_path: Path) -> None:

@@ -157,7 +157,13 @@ def test_parts_of_another_run_are_refused_and_left_alone(
     start(model, tmp_path / "v.parquet", files, n_parts=2)
     there = sorted((tmp_path / "v.parquet.parts").iterdir())
     other = {"weights": replace(model, weights_sha256="cd" * 32), "precision": replace(model, precision="bf16")}
-    with pytest.raises(EmbeddingError, match=r"v\.parquet\.parts: holds parts of another run.*remove the folder"):
+    what = {
+        "list": "other files or names, or in another order",
+        "weights": "its weights_sha256 is",
+        "window": "its prep",
+    }
+    said = rf"v\.parquet\.parts: holds parts of another run: {what.get(change, '')}.*remove the folder"
+    with pytest.raises(EmbeddingError, match=said):
         run(
             other.get(change, model),
             tmp_path / "v.parquet",

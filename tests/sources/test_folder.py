@@ -65,11 +65,72 @@ def test_a_path_that_leaves_the_folder_gets_no_file(tmp_path: Path, path: str) -
         ("path\tscientific_name\tmodality\na\tb\taudio\na\tb\taudio\n", "media_id 'folder:a' stands in 2 rows"),
         ("path\tscientific_name\tmodality\trecorded_at\na\tb\taudio\tlast May\n", "recorded_at 'last May' is no time"),
         ("path\tscientific_name\tmodality\tlatitude\na\tb\taudio\tnorth\n", "column 'latitude_deg'"),
+        ("path\tscientific_name\tmodality\tlatitude\na\tb\taudio\t4850\n", "'folder:a': latitude_deg 4850 is beyond"),
+        ("path\tscientific_name\tmodality\tlongitude\na\tb\taudio\t-181\n", "longitude_deg -181 is beyond 180 degrees"),
+        ("path\tcommon_name\tmodality\na\tBlackbird\taudio\n", "no column 'scientific_name'; a common name alone"),
+        ("file\tfilename\tspecies\tmodality\na\ta\tb\taudio\n", "'file' and 'filename' mean 'path'; leave one"),
+        ("path\tspecies\tscientificName\tmodality\na\tb\tb\taudio\n", "'species' and 'scientificName' mean 'sci"),
+        ("path\tPath\tscientific_name\tmodality\na\tb\tb\taudio\n", "'path' and 'Path' mean 'path'"),
+        ("path\tpath\tscientific_name\tmodality\na\tb\tb\taudio\n", "'path' and 'path' mean 'path'"),
+        ('path\tspecies\tmodality\tremarks\na\tb\taudio\t"x\nc\td\taudio\ty"\n', "row of 'a' a quote opens"),
     ],
 )  # fmt: skip
 def test_a_bad_table_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         read_manifest_table(write(tmp_path / "t.tsv", text))
+
+
+def test_blank_cells_and_blank_rows_say_nothing(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "t.csv",
+        "path,scientific_name,modality,licence,individual,media_id,recorded_at,latitude,quality\n"
+        "a.wav,Turdus merula,audio,CC0,NA,,NA,NA,a\n"
+        ",,,,,,,,\n"
+        "\n"
+        "b.wav,Turdus merula,audio,CC0, ,,2026-05-01 04:30, ,B\n",
+    )
+    first, second = read_manifest_table(table).iter_rows(named=True)
+    assert (first["media_id"], first["individual"], first["recorded_at"], first["latitude_deg"]) == (
+        "folder:a.wav", None, None, None,
+    )  # fmt: skip
+    assert (second["media_id"], second["individual"], second["latitude_deg"]) == ("folder:b.wav", None, None)
+    assert second["recorded_at"] == datetime(2026, 5, 1, 4, 30, tzinfo=UTC)
+    assert (first["quality"], second["quality"]) == ("A", "B")
+    with pytest.raises(DatasetError, match="line 4: modality 'film'"):
+        read_manifest_table(write(tmp_path / "u.csv", "path,species,modality\na,b,audio\n,,\nc,d,film\n"))
+
+
+def test_a_table_without_a_column_for_licences_takes_the_one_that_is_given(tmp_path: Path) -> None:
+    bare = write(tmp_path / "t.csv", "row,path,species,modality\n1,a.wav,A b,audio\n,,,\n")
+    told = write(tmp_path / "u.csv", "path,species,modality,license\na.wav,A b,audio,\nb.wav,A b,audio,CC0\n")
+    assert read(bare, licence="cc-by").records["licence"].to_list() == ["LicenseRef-CC-BY"]
+    assert read(bare).records["licence"].to_list() == ["unknown"]
+    assert read(told, licence="cc-by").records["licence"].to_list() == ["unknown", "CC0-1.0"]
+    with pytest.raises(DatasetError, match="licence 'mine' says nothing"):
+        read(bare, licence="mine")
+
+
+def test_places_that_are_no_number_are_null(tmp_path: Path) -> None:
+    row = {"path": ["a.wav"], "species": ["A b"], "modality": ["audio"], "latitude": [float("nan")], "longitude": [1.0]}
+    pl.DataFrame(row).write_parquet(tmp_path / "t.parquet")
+    assert read_manifest_table(tmp_path / "t.parquet").select("latitude_deg", "longitude_deg").row(0) == (None, 1.0)
+
+
+def test_a_list_of_addresses_needs_no_paths(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "url,species,modality\nhttps://x.org/a.wav,A b,audio\n")
+    row = read_manifest_table(table).row(0, named=True)
+    assert (row["media_id"], row["url"], row["given_path"]) == (
+        "folder:https://x.org/a.wav", "https://x.org/a.wav", None,
+    )  # fmt: skip
+
+
+def test_paths_with_backslashes_are_found_as_windows_means_them(tmp_path: Path) -> None:
+    write(tmp_path / "sub" / "a.wav")
+    write(tmp_path / "odd\\b.wav")
+    table = write(tmp_path / "t.csv", "path,species,modality\nsub\\a.wav,A b,audio\nodd\\b.wav,A b,audio\n")
+    records = read_manifest_table(table)
+    assert records["file"].to_list() == [str(tmp_path / "sub/a.wav"), str(tmp_path / "odd\\b.wav")]
+    assert records["given_path"].to_list() == ["sub\\a.wav", "odd\\b.wav"]
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
@@ -147,6 +208,15 @@ def test_files_are_found_like_the_plain_loop_finds_them(tmp_path: Path) -> None:
         (["Turdus merula", "field_notes"], "Turdus merula"),
         (["Aves", "birds"], None),
         (["Turdus", "merula"], None),
+        (["Anas acuta", "Anas platyrhynchos x Anas acuta"], "Anas platyrhynchos x Anas acuta"),
+        (["Anas_platyrhynchos_\u00d7_acuta"], "Anas platyrhynchos \u00d7 acuta"),
+        (["Turdus merula", "Turdus cf. philomelos", "2024"], "Turdus cf. philomelos"),
+        (["Turdus merula", "Turdus sp."], "Turdus sp."),
+        (["Turdus sp. 2"], "Turdus sp. 2"),
+        (["Turdus sp.", "Turdus merula"], "Turdus merula"),
+        (["Turdus merula Linnaeus, 1758"], "Turdus merula Linnaeus, 1758"),
+        (["Turdus merula", "Camera x 3"], "Turdus merula"),
+        (["Turdus merula", "Nest nr 5"], "Turdus merula"),
         (["TURDUS MERULA"], None),
         (["a b"], None),
         ([], None),
@@ -199,6 +269,24 @@ def test_a_tree_needs_a_licence(tmp_path: Path, licence: str | None) -> None:
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such table"):
         read(tmp_path / "gone", licence="CC0")
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "quote"), [("a.csv", ",", '"'), ("a.csv", ";", ""), ("a.csv", ";", '"'), ("a.txt", "\t", '"')]
+)
+def test_selections_are_read_as_spreadsheets_and_r_write_them(
+    tmp_path: Path, name: str, separator: str, quote: str
+) -> None:
+    rows = [["Start (s)", "End (s)", "Scientific name", "File"], ["0", "3", "Turdus merula", "a.wav"]]
+    lines = [separator.join(f"{quote}{cell}{quote}" if not cell.isdigit() else cell for cell in row) for row in rows]
+    write(tmp_path / "a.wav")
+    write(tmp_path / name, "\n".join(lines) + "\n")
+    (row,) = read(tmp_path, licence="CC0").records.iter_rows(named=True)
+    assert (row["given_path"], row["scientific_name"], row["remarks"]) == (
+        "a.wav",
+        "Turdus merula",
+        "selections s: 0-3",
+    )
 
 
 def test_selections_label_the_recording_they_lie_in(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Names as sources write them: one species, or a refusal that says why."""
 
+import gzip
 import json
 import random
 from collections.abc import Callable
@@ -440,6 +441,78 @@ def test_the_fingerprint_is_of_what_is_known(tmp_path: Path) -> None:
     for n, change in enumerate(changes.values(), start=2):
         seen.add(Checklist.open(change()).fingerprint())
         assert len(seen) == n
+
+
+HEADER = "kingdom,phylum,class,order,family,genus,species,diurnal"
+ROW = "Animalia,Chordata,Aves,Passeriformes,Turdidae,Turdus,Turdus merula,TRUE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n{ROW}\n",
+        f"{HEADER.title()}\n{ROW}\n",
+        f"\ufeff{HEADER.upper()}\r\n{ROW}\r\n",
+        f"{HEADER}\n{ROW}\n,,,,,,,\n",
+        f"{HEADER}\n{ROW.replace('Turdus merula', 'Turdus_merula')}\n",
+        f"{HEADER}\n{ROW.replace('Turdus merula', 'turdus merula')}\n",
+        HEADER + "\n" + ROW.replace("Turdus merula", '"Turdus merula Linnaeus, 1758"') + "\n",
+        f"{HEADER}\n{ROW.replace('Turdus merula', 'Turdus merula (Linnaeus)')}\n",
+        f"{HEADER}\n{ROW.replace('TRUE', 'Yes')}\n",
+    ],
+)
+def test_a_table_of_ranks_is_read_however_it_is_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    checklist = Checklist.open([tmp_path / "t.csv"])
+    assert len(checklist) == 1
+    assert checklist.resolve("Turdus merula Linnaeus, 1758").family == "Turdidae"
+    assert checklist.traits is not None
+    assert checklist.traits.select("species", "diurnal").rows() == [("Turdus merula", True)]
+
+
+def test_a_species_of_three_words_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"{HEADER}\n{ROW.replace('Turdus merula', 'Turdus merula maximus')}\n")
+    assert Checklist.open([tmp_path / "t.csv"]).table()["species"].to_list() == ["Turdus merula maximus"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", f"{HEADER}\n{ROW.replace('TRUE', 'often')}\n", "column 'diurnal': 'often' is neither true nor false"),
+        ("t.csv", f"{HEADER}\n{ROW.replace('Turdus merula', 'merula')}\n", "'merula': a name list needs binomials"),
+        ("t.csv", "SCI_NAME,ORDER,FAMILY\nTurdus merula,Passeriformes,Turdidae\n", "no column 'PRIMARY_COM_NAME'"),
+        ("t.json", '{"genera": {"turdus": {"class": "Aves"}}}', "genus 'turdus' lacks its class, order or family"),
+        ("t.parquet", "no", "t.parquet: not a readable table"),
+        ("t.json", '{"genera": {"turdus": null}}', "genus 'turdus' lacks its class, order or family"),
+        ("t.txt", "Turdus merula\n", "none of the kinds of name list .*; it begins with 'Turdus merula'"),
+        ("t.csv", f"{HEADER}\n{ROW}\n".replace(",", ";"), "its columns are divided by ';'"),
+    ],
+)
+def test_a_name_list_that_cannot_be_used_is_refused_with_what_is_wrong(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises((TaxonomyError, DatasetError), match=message):
+        Checklist.open([tmp_path / name])
+
+
+def test_a_packed_list_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    epithets = ("".join(rng.choices("abcdefghij", k=12)) for _ in range(20_000))
+    rows = [f"{i}\tTurdus {epithet}\tspecies\tAnimalia\tTurdidae\n" for i, epithet in enumerate(epithets)]
+    whole = gzip.compress(f"taxonID\tscientificName\ttaxonRank\tkingdom\tfamily\n{''.join(rows)}".encode())
+    (tmp_path / "Taxon.tsv.gz").write_bytes(whole)
+    assert len(Checklist.open([tmp_path / "Taxon.tsv.gz"])) == 20_000
+    for name, content in (("cut", whole[: len(whole) // 2]), ("short", whole[:20]), ("plain", b"taxonID\n")):
+        (tmp_path / f"{name}.tsv.gz").write_bytes(content)
+        with pytest.raises(TaxonomyError, match=rf"{name}\.tsv\.gz: cannot be .*; get it again"):
+            Checklist.open([tmp_path / f"{name}.tsv.gz"])
+
+
+def test_labels_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels_de.txt").write_bytes("Turdus merula_Schw\u00e4rzling\n".encode("latin-1"))
+    with pytest.raises(TaxonomyError, match=r"labels_de\.txt: its text is not UTF-8"):
+        Checklist.open([tmp_path / "labels_de.txt"])
 
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_we_know(tmp_path: Path) -> None:

@@ -761,6 +761,26 @@ def test_a_table_that_is_not_known_is_refused_by_name_and_left_alone_in_a_folder
         read_traits(tmp_path / "missing.csv")
 
 
+def test_what_lies_beside_the_tables_is_left_alone_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, avonet=[named("avonet", "Parus major", "Migration=1")])
+    newer = LAYOUTS["avonet"][1].replace("Species1", "Species1_BirdLife")
+    (tmp_path / "newer.csv").write_text(f"{newer}\n")
+    (tmp_path / "AVONET.xlsx").write_bytes(b"PK")
+    (tmp_path / "LICENSE.txt").touch()
+    (tmp_path / "._AVONET1_BirdLife.csv").write_bytes(bytes(range(256)))
+    (tmp_path / "sub.csv").mkdir()
+    assert len(read_traits(tmp_path).table) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("/")[2] for line in said] == [
+        "AVONET.xlsx: no trait table that is known here; save it as one of .csv, .txt, .tsv; left alone",
+        "LICENSE.txt: not a readable table (empty CSV); left alone",
+        "newer.csv: no trait table that is known here: like AVONET, BirdLife taxonomy (AVONET1_BirdLife.csv), "
+        "but without Species1; left alone",
+    ]
+
+
 def test_a_folder_without_a_known_table_and_a_source_given_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no trait table"):
         read_traits(tmp_path)

@@ -32,7 +32,9 @@ STEPS = 9
 CLOCK = ("samples_per_s", "wait_share", "peak_share")
 
 
-def run(new_encoder: Callable[..., Any], features: Features, folder: Path, **more: Any) -> Any:
+def run(
+    new_encoder: Callable[..., Any], features: Features, folder: Path, *, facts: list[Any] | None = None, **more: Any
+) -> Any:
     """Train as one process would: from the same start, with the checkpoints that lie in the folder."""
     encoder = new_encoder()
     torch.manual_seed(1)
@@ -41,10 +43,12 @@ def run(new_encoder: Callable[..., Any], features: Features, folder: Path, **mor
             module.p = 0.2  # so that the random state matters
     more.setdefault("checkpoints", Checkpoints(folder / "checkpoints", key="a run", every_s=0.0))
     folder.mkdir(exist_ok=True)
-    train_stage(
+    found = train_stage(
         encoder, features, [[f"species {n}"] * 5 for n in range(4)], RECIPE, log_path=folder / "log.jsonl",
         validate=lambda model: {"scale": model.model.logit_scale.item()}, **more,
     )  # fmt: skip
+    if facts is not None:
+        facts.append(found)
     return encoder
 
 
@@ -131,6 +135,46 @@ def test_a_damaged_checkpoint_is_refused_and_skipped_only_when_asked(
         run(new_encoder, features, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints", key="a run", skip_damaged=True)
     assert_same(run(new_encoder, features, tmp_path, checkpoints=checkpoints), tmp_path, whole)
+
+
+def test_a_manifest_that_is_cut_short_is_damage_like_any_other(
+    new_encoder: Callable[..., Any], features: Features, whole: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        run(new_encoder, features, tmp_path, stop=after(5))
+    manifest = tmp_path / "checkpoints" / "step-00000005" / MANIFEST
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    with pytest.raises(TrainError, match=r"damaged.*give --skip-damaged"):
+        run(new_encoder, features, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", key="a run", skip_damaged=True)
+    assert_same(run(new_encoder, features, tmp_path, checkpoints=checkpoints), tmp_path, whole)
+
+
+def test_where_no_checkpoint_is_whole_nothing_begins_anew_unasked(
+    new_encoder: Callable[..., Any], features: Features, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        run(new_encoder, features, tmp_path, stop=after(3))
+    for path in (tmp_path / "checkpoints").iterdir():
+        (path / MODEL).write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", key="a run", skip_damaged=True)
+    with pytest.raises(TrainError, match=f"no checkpoint is whole; remove {tmp_path} to begin anew"):
+        run(new_encoder, features, tmp_path, checkpoints=checkpoints)
+
+
+def test_the_time_of_a_run_counts_what_it_took_before_it_was_stopped(
+    new_encoder: Callable[..., Any], features: Features, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        run(new_encoder, features, tmp_path, stop=after(8))
+    manifest = tmp_path / "checkpoints" / "step-00000008" / MANIFEST
+    content = json.loads(manifest.read_text())
+    assert 0 < content["state"]["seconds"] < 600
+    content["state"]["seconds"] += 1_000
+    manifest.write_text(json.dumps(content))
+    facts: list[dict[str, Any]] = []
+    run(new_encoder, features, tmp_path, facts=facts)
+    assert 1_000 < facts[0]["seconds"] < 1_600
 
 
 def test_a_checkpoint_of_another_run_is_refused(

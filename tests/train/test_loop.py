@@ -1,6 +1,7 @@
 """One stage: what is frozen stays, what trains learns, what breaks stops, and the same seed is the same run."""
 
 import json
+import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -25,6 +26,7 @@ from biovita.train.recipe import Gate, Recipe
 from biovita.train.schedule import weights_at
 from biovita.train.step import Step, total_loss
 from biovita.train.trainee import Trainee
+from biovita.train.validate import look, odds
 
 COUNTS = [(3, 3), (2, 3), (3, 2), (2, 2)]
 AUDIO = ("audio_model.*", "audio_projection.*")
@@ -100,6 +102,22 @@ def test_a_trained_logit_scale_stays_within_its_limit(
 def test_a_pattern_that_matches_nothing_is_an_error(new_encoder: Callable[..., Any], pattern: str) -> None:
     with pytest.raises(TrainError, match=f"trained: '{pattern}' matches no parameter".replace("*", r"\*")):
         choose_trained(new_encoder().model, ("clip.*", pattern))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("audio_modle.*", "did you mean 'audio_model.*'?"),
+        ("clip.visual.projection.*", "did you mean 'clip.visual_projection.*'?"),
+        ("logitscale", "did you mean 'logit_scale'?"),
+        ("", "they are named like logit_scale"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_told_what_was_meant(
+    new_encoder: Callable[..., Any], pattern: str, meant: str
+) -> None:
+    with pytest.raises(TrainError, match=re.escape(meant)):
+        choose_trained(new_encoder().model, [pattern])
 
 
 def test_a_stage_that_trains_nothing_is_an_error(
@@ -404,6 +422,42 @@ def test_no_better_look_for_so_long_ends_the_stage_and_the_best_weights_are_kept
         assert facts["best_mean_top1"] == 0.5
         assert all(torch.equal(tensor, seen[expected][name]) for name, tensor in state_of(encoder).items())
         found, seen = iter([0.1, 0.2, 0.5, 0.3, 0.4, 0.2, 0.9]), []
+
+
+@pytest.mark.parametrize("fields", [{"patience": 2}, {"keep": "best"}], ids=str)
+def test_what_goes_by_looks_is_refused_where_there_is_nothing_to_look_at(
+    new_encoder: Callable[..., Any], make_features: Callable[..., Features], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    features = make_features(COUNTS)
+    asked = {"validate": lambda model: look(model, features), "odds": odds(features)}
+    with pytest.raises(TrainError, match="patience and keep = 'best' go by looks at the val split, and it is empty"):
+        run(new_encoder(), features, recipe_of(trained=AUDIO, **fields), tmp_path, **asked)
+
+
+def test_remarks_and_an_empty_split_are_warned_of(
+    new_encoder: Callable[..., Any],
+    make_features: Callable[..., Features],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    features = make_features(COUNTS)
+    asked = {"validate": lambda model: look(model, features), "odds": odds(features)}
+    run(new_encoder(), features, recipe_of(trained=AUDIO, warmup_steps=500), tmp_path, **asked)
+    said = capsys.readouterr().err
+    assert "warning: stage1: warmup_steps is 500; the stage ends after 1, still below its rate" in said
+    assert "warning: stage1: the val split is empty, so nothing will tell whether it learns" in said
+
+
+def test_progress_shows_what_the_last_look_found(
+    new_encoder: Callable[..., Any],
+    make_features: Callable[..., Features],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = recipe_of(trained=("audio_projection.*",), batch_size=4, epochs=2, validate_every=1)
+    found = iter([0.1, 0.2, 0.375])
+    run(new_encoder(), make_features(COUNTS), recipe, tmp_path, validate=lambda one: {"a2t": 0.125, "t2a": next(found)})
+    assert capsys.readouterr().err.endswith(", 25.0 % right at the last look\n")
 
 
 def test_the_moving_mean_of_the_weights_is_what_is_looked_at_and_kept(

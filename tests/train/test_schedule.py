@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biovita.errors import ConfigError
-from biovita.train.recipe import Augment, Recipe
+from biovita.train.recipe import Augment, Gate, Recipe
 from biovita.train.schedule import ramp_at, rate_at, weights_at
 
 
@@ -78,12 +78,19 @@ def test_parameters_with_another_peak_follow_the_same_course() -> None:
     [
         ({"audio_text": 0.0}, "audio_text, audio_image and image_text are all 0"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"stage": " "}, "stage is empty"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be below 9223372036854775808"),
+        ({"rates": {"clip.*": -1e-4}}, r"rates of 'clip\.\*' is -0\.0001"),
+        ({"decays": {"*": float("nan")}}, r"decays of '\*' is nan"),
+        ({"from_steps": {"clip.*": -1}}, r"from_steps of 'clip\.\*' is -1"),
+        ({"ramp_steps": (600, -300)}, "ramp_steps is 600, -300; both must be at least 0"),
         ({"audio_image": -0.1}, "audio_image is -0.1"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"weight_decay": float("inf")}, "weight_decay is inf"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf; it must be at least 0, and finite"),
+        ({"logit_scale": 500.0}, "logit_scale 500 is larger than max_logit_scale 100"),
         ({"max_logit_scale": 1.0}, "max_logit_scale is 1.0"),
         ({"max_per_species": 0, "min_per_species": 0}, "max_per_species is 0"),
         ({"validate_every": -1}, "validate_every is -1"),
@@ -96,6 +103,22 @@ def test_parameters_with_another_peak_follow_the_same_course() -> None:
 def test_a_recipe_that_cannot_work_names_its_fields(fields: dict[str, float], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Recipe(**fields)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"patience": 0}, "gate.patience is 0; it must be at least 1"),
+        ({"memory": 1.0}, "gate.memory is 1.0; it must be at least 0 and below 1"),
+        ({"above": -0.1}, "gate.above is -0.1"),
+        ({"above": float("nan")}, "gate.above is nan"),
+        ({"penalty": float("inf")}, "gate.penalty is inf"),
+        ({"below": float("nan")}, "gate.below is nan"),
+    ],
+)
+def test_a_gate_that_cannot_work_names_its_fields(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Gate(**fields)
 
 
 @pytest.mark.parametrize(

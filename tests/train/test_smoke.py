@@ -30,6 +30,7 @@ LONG = Recipe(
     hard_negatives="genus",
     hard_group=64,
     validate_every=5.0,
+    ema=0.999,
 )
 SHIPPED = [str(path) for path in files("biovita").joinpath("runs").glob("**/*.toml") if "[recipe]" in path.read_text()]
 
@@ -53,12 +54,13 @@ def test_every_switch_is_met_within_four_small_steps() -> None:
     assert short.gate == Gate(above=0.03, patience=2)
     assert 2 <= short.hard_group <= 8
     assert short.validate_every <= 1
+    assert short.ema == 0.5  # the mean of some two steps
 
 
 def test_what_is_no_matter_of_size_stays_as_it_is() -> None:
     scaled = {
         *("epochs", "batch_size", "micro_batch", "accumulate", "ramp_epochs", "ramp_steps", "gate", "from_steps"),
-        *("warmup_steps", "min_per_species", "max_per_species", "hard_group", "validate_every"),
+        *("warmup_steps", "min_per_species", "max_per_species", "hard_group", "validate_every", "ema"),
     }
     short = smoke(LONG)
     for field in fields(Recipe):

@@ -78,7 +78,7 @@ class Build:
     max_recordings: int = 0
     """most recordings a species; 0 takes all"""
     max_images: int = 0
-    """most pictures a species; 0 takes all"""
+    """most pictures a species; 0 takes all, of tree-of-life 200"""
     files_licence: str = ""
     """of `files` sources that name none: species folders, selection tables"""
     contact: str = ""
@@ -213,6 +213,8 @@ def _check(config: Build) -> None:
         raise ConfigError(f"--withheld {config.withheld:g}: use a number of species, or a share below 1")
     if config.workers < 1:
         raise ConfigError(f"--workers {config.workers}: use at least 1")
+    if config.shard and config.engine == "ray":
+        raise ConfigError(f"--shard {config.shard}: a part is checked on this machine; leave out --engine ray")
     for flag, cap in (("--max-recordings", config.max_recordings), ("--max-images", config.max_images)):
         if cap < 0:
             raise ConfigError(f"{flag} {cap}: use a number of files a species, or 0 for all")
@@ -270,14 +272,22 @@ def _checklist(config: Build) -> "Checklist":
     import polars as pl
 
     from biovita.taxonomy.checklist import Checklist
-    from biovita.taxonomy.trait_tables import read_traits
+    from biovita.taxonomy.trait_tables import read_traits, trait_sources
 
     checklist = Checklist.open(_name_lists(config))
     for name, n_species, n_names, n_unused in checklist.lists.iter_rows():
         say(f"taxa {name}: {n_species:,} species, {n_names:,} names, {n_unused:,} not used")
     if config.traits:
-        known = read_traits(config.traits, checklist).table
+        traits = read_traits(config.traits, checklist)
+        known = traits.table
         say(f"traits {config.traits}: {len(known):,} species")
+        speaking = [name for name, source in trait_sources().items() if source.rules]
+        for row in traits.counts.filter(pl.col("source").is_in(speaking)).iter_rows(named=True):
+            say(
+                f"  {row['source']}: {row['n_rows']:,} rows; {row['n_same']:,} names that the lists accept, "
+                f"{row['n_synonym']:,} synonyms, {row['n_moved']:,} under another genus, {row['n_unresolved']:,} of no "
+                f"species in the lists, {row['n_bad_name'] + row['n_blank']:,} rows without a species"
+            )
         if checklist.traits is not None:  # those of a name list, where the tables lack the species
             both = pl.concat([known, checklist.traits], how="diagonal")
             known = both.unique("species", keep="first", maintain_order=True)

@@ -117,12 +117,12 @@ def run_verify(config: Verify) -> int:
     found = problems(dataset)
     for problem in found[:N_LISTED]:
         warn(problem)
+    if SETTINGS.json:
+        emit({"dataset": str(config.dataset), "problems": found, "counts": dataset.manifest["counts"]})
     if found:
         raise DatasetError(f"{config.dataset}: {len(found)} broken laws, first: {found[0]}; build it again")
     splits = ", ".join(f"{n:,} {name}" for name, n in sorted(dataset.media["split"].value_counts().iter_rows()))
     say(f"{config.dataset}: sound; {len(dataset.media):,} files ({splits}), {len(dataset.taxa):,} species")
-    if SETTINGS.json:
-        emit({"dataset": str(config.dataset), "problems": found, "counts": dataset.manifest["counts"]})
     return 0
 
 
@@ -130,9 +130,14 @@ def run_card(config: Card) -> int:
     """Write the card again, and the manifest that pins it."""
     from biovita.data.build import finish
     from biovita.data.dataset import Dataset
+    from biovita.data.export import identity
+    from biovita.files import sha256_file
     from biovita.report.card_plots import draw_card
 
     dataset = Dataset.open(config.dataset, verify=False)
+    for name, digest in identity(dataset).items():  # the card may be gone; what it tells of may not have changed
+        if not (config.dataset / name).is_file() or sha256_file(config.dataset / name) != digest:
+            raise DatasetError(f"{config.dataset / name}: changed since manifest.json was written; build it again")
     facts = {key: value for key, value in dataset.manifest.items() if key != "sha256"}
     finish(Dataset(config.dataset, facts), draw_card)
     say(f"{config.dataset / 'card.md'}: written")

@@ -1,14 +1,14 @@
 """`biovita train`: one stage, from a run file."""
 
 import dataclasses
-import json
+import fcntl
 import math
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,8 @@ from biovita.files import read_json, sha256_file, sha256_json, write_bytes, writ
 from biovita.log import SETTINGS, duration, emit, say, warn
 from biovita.train.recipe import Recipe
 
-LOG, LABELS, RUN = "train_log.jsonl", "labels.csv", "run.json"
+LOG, LABELS, RUN, LOCK = "train_log.jsonl", "labels.csv", "run.json", ".lock"
+SIZES = ("tiny", "small", "paper")
 TWICE_S = 1.0
 
 
@@ -66,7 +67,9 @@ def run_train(config: Train) -> int:
     """Run one stage and write a model folder."""
     check(config)
     from biovita.train.source import open_data
+    from biovita.train.track import check_installed
 
+    check_installed(config.track)
     first = os.environ.get("RANK", "0") == "0"
     SETTINGS.quiet |= not first
     if config.smoke:
@@ -75,12 +78,14 @@ def run_train(config: Train) -> int:
         config = dataclasses.replace(config, recipe=smoke(config.recipe))
     data = open_data(config.data)
     weights = Path(config.from_) / "model.safetensors"
-    start_sha256 = sha256_file(weights) if weights.is_file() else config.from_
+    if config.from_ in SIZES and weights.is_file() and first:
+        warn(f"--from {config.from_}: random weights of this size; for the folder of this name write ./{config.from_}")
+    start_sha256 = sha256_file(weights) if weights.is_file() and config.from_ not in SIZES else config.from_
     extra = ["smoke"] if config.smoke else ["fresh"] if config.media == "fresh" else []  # they change the last digits
     key = sha256_json([plain(config.recipe), start_sha256, data.sha256, *extra])
     if is_finished(config.out, key):
         say(f"{config.out}: already trained by this very run; nothing to do")
-        if SETTINGS.json:
+        if SETTINGS.json and first:
             done = read_json(config.out / RUN)
             emit({"out": str(config.out), **{name: done[name] for name in ("n_steps", "seconds", "last")}})
         return 0
@@ -94,7 +99,7 @@ def run_train(config: Train) -> int:
     from biovita.train import ranks
     from biovita.train.checkpoint import Checkpoints
     from biovita.train.engine import Engine
-    from biovita.train.loop import BEST, train_stage
+    from biovita.train.loop import BEST, check_patterns, train_stage
     from biovita.train.source import open_source
     from biovita.train.track import Trackers
     from biovita.train.validate import look, odds
@@ -110,75 +115,80 @@ def run_train(config: Train) -> int:
         sharded=config.sharded,
     )
     engine.start()
+    engine.check(config.recipe)
     torch.manual_seed(config.recipe.seed)
     taxa = {row["species"]: Taxon.from_row(row) for row in data.taxa.iter_rows(named=True)}
     seen = sorted(data.media.filter(data.media["split"] == "train")["species"].unique())
-    if config.from_ in ("tiny", "small", "paper"):
+    if config.from_ in SIZES:
         names = [text for species in seen for text in training_prompts(taxa[species])]
         encoder = hub.start(config.from_, names, seed=config.recipe.seed)
     else:
         encoder = hub.load_encoder(config.from_)
     earlier = encoder.folder / LOG if encoder.folder else None
     config = dataclasses.replace(config, recipe=own_stage(config.recipe, earlier))
+    check_patterns(encoder.model, config.recipe)
     source = open_source(data, encoder, kept=kept, few=config.smoke)
     part = config.out.with_name(f".{config.out.name}.{key[:12]}.part")
-    if first:
-        for other in config.out.parent.glob(f".{config.out.name}.*.part"):
-            if other != part:
-                warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")
-        if not (part / LOG).is_file():
-            part.mkdir(parents=True, exist_ok=True)
-            write_bytes(part / LOG, earlier.read_bytes() if earlier and earlier.is_file() else b"")
-    ranks.barrier()
-    torch.manual_seed(config.recipe.seed + ranks.rank())  # for dropout
-
-    def open_track(done: int) -> Callable[[dict[str, float], int], None]:
-        if not (first and config.track):
-            return lambda numbers, step: None
-        trackers = Trackers(config.track, part, config.out.name, plain(config), done=done)
-        closing.callback(trackers.close)
-        return trackers.log
-
-    with asked_to_stop() as stop, ExitStack() as closing:
-        facts = train_stage(
-            encoder,
-            source,
-            [training_prompts(taxa[species]) for species in source.species],
-            config.recipe,
-            log_path=part / LOG,
-            checkpoints=Checkpoints(
-                part / "checkpoints",
-                key,
-                every_s=60 * config.checkpoint_minutes,
-                skip_damaged=config.skip_damaged,
-                keep=config.keep_checkpoints,
-            ),
-            validate=lambda model: look(model, source),
-            odds=odds(source),
-            stop=stop,
-            engine=engine,
-            banks=data.folder / ".features" / "banks" if kept else None,
-            open_track=open_track,
-        )
-    if not first:
+    with alone(part) if first else nullcontext():
+        if first:
+            for other in config.out.parent.glob(f".{config.out.name}.*.part"):
+                if other != part:
+                    warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")
+            if not (part / LOG).is_file():
+                write_bytes(part / LOG, earlier.read_bytes() if earlier and earlier.is_file() else b"")
         ranks.barrier()
+        torch.manual_seed(config.recipe.seed + ranks.rank())  # for dropout
+
+        def open_track(done: int) -> Callable[[dict[str, float], int], None]:
+            if not (first and config.track):
+                return lambda numbers, step: None
+            trackers = Trackers(config.track, part, config.out.name, plain(config), done=done)
+            closing.callback(trackers.close)
+            return trackers.log
+
+        with asked_to_stop() as stop, ExitStack() as closing:
+            facts = train_stage(
+                encoder,
+                source,
+                [training_prompts(taxa[species]) for species in source.species],
+                config.recipe,
+                log_path=part / LOG,
+                checkpoints=Checkpoints(
+                    part / "checkpoints",
+                    key,
+                    every_s=60 * config.checkpoint_minutes,
+                    skip_damaged=config.skip_damaged,
+                    keep=config.keep_checkpoints,
+                ),
+                validate=lambda model: look(model, source),
+                odds=odds(source),
+                stop=stop,
+                engine=engine,
+                banks=data.folder / ".features" / "banks" if kept else None,
+                open_track=open_track,
+            )
+        if not first:
+            ranks.barrier()
+            return 0
+        hub.save(encoder, part, card=card_of(config, data.made_up, facts))
+        write_text(part / LABELS, _labels(data.taxa))
+        write_json(
+            part / RUN,
+            describe_run(
+                config, key=key, start_sha256=start_sha256, dataset=data.sha256, made_up=data.made_up, **facts
+            ),
+        )
+        write_training_report(part)
+        for name in ("checkpoints", "banks"):
+            shutil.rmtree(part / name, ignore_errors=True)
+        for name in (BEST, LOCK):
+            (part / name).unlink(missing_ok=True)
+        part.rename(config.out)
+        ranks.barrier()
+        if SETTINGS.json:
+            emit({"out": str(config.out), **{name: facts[name] for name in ("n_steps", "seconds", "last")}})
+        say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}; {config.out / 'training.html'}")
         return 0
-    hub.save(encoder, part, card=card_of(config, data.made_up, facts))
-    write_text(part / LABELS, _labels(data.taxa))
-    write_json(
-        part / RUN,
-        describe_run(config, key=key, start_sha256=start_sha256, dataset=data.sha256, made_up=data.made_up, **facts),
-    )
-    write_training_report(part)
-    for name in ("checkpoints", "banks"):
-        shutil.rmtree(part / name, ignore_errors=True)
-    (part / BEST).unlink(missing_ok=True)
-    part.rename(config.out)
-    ranks.barrier()
-    if SETTINGS.json:
-        emit({"out": str(config.out), "n_steps": facts["n_steps"], "seconds": facts["seconds"], "last": facts["last"]})
-    say(f"{config.out}: {facts['n_steps']:,} steps in {duration(facts['seconds'])}; {config.out / 'training.html'}")
-    return 0
 
 
 def check(config: Train) -> None:
@@ -193,10 +203,27 @@ def check(config: Train) -> None:
 
 def own_stage(recipe: Recipe, log: Path | None) -> Recipe:
     """Give the stage a name that no stage before it has: all go on in one log, where the same steps would be one."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log and log.is_file() else []
-    taken = {json.loads(line)["stage"] for line in lines}
+    from biovita.report.inputs import read_log
+
+    taken = {row.get("stage") for row in read_log(log)} if log and log.is_file() else set()
     names = (f"{recipe.stage} {n}" if n > 1 else recipe.stage for n in count(1))
     return dataclasses.replace(recipe, stage=next(name for name in names if name not in taken))
+
+
+@contextmanager
+def alone(part: Path) -> Iterator[None]:
+    """Hold the folder of a run that goes on, against a second process with the same command.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    part.mkdir(parents=True, exist_ok=True)
+    with (part / LOCK).open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, no child that outlives us holds it
+        except OSError:
+            raise ConfigError(f"{part}: another process trains this very run; let it end, or stop it") from None
+        yield
 
 
 @contextmanager
@@ -232,9 +259,11 @@ def is_finished(out: Path, key: str) -> bool:
     """
     if not out.exists():
         return False
-    if (out / RUN).is_file() and read_json(out / RUN).get("key") == key:
+    run = read_json(out / RUN) if (out / RUN).is_file() else {}
+    if run.get("key") == key:
         return True
-    raise ConfigError(f"{out}: exists and was not made by this run; remove it, or choose another --out")
+    what = "holds a smoke run" if run.get("config", {}).get("smoke") else "exists and was not made by this run"
+    raise ConfigError(f"{out}: {what}; remove it, or choose another --out")
 
 
 def _labels(taxa: Any) -> str:

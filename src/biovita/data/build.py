@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ from biovita.taxonomy.checklist import HINTS, Checklist
 from biovita.taxonomy.rank import LEVELS, RANKS
 
 LEDGER = "ledger.sqlite"
+PART_LEDGER = re.compile(r"ledger-\d+-of-\d+\.sqlite")
 CARD_PLOT = "card.png"
 TABLES = ["media.parquet", "taxa.parquet", "quarantine.parquet", "names.parquet", "card.md", "croissant.json",
           "CREDITS.csv"]  # fmt: skip
@@ -161,6 +163,8 @@ def build_dataset(
             withheld.
     """
     out = Path(out)
+    if not any(len(table) for table in tables):
+        raise DatasetError(f"{out}: the sources hold no record to build from; what was met instead is counted above")
     inputs = _hash_inputs(tables, checklist, seed, withheld, choice)
     with _claimed(out, inputs):
         plan = plan_dataset(tables, checklist, choice, seed=seed)
@@ -219,9 +223,13 @@ def take_in_part(
 
     Returns:
         How many files are usable, and how many are not.
+
+    Raises:
+        DatasetError: `out` holds something else or is in use.
     """
     i, n = part
     out = Path(out)
+    _check_ours(out)
     with _locked(out, shared=True):
         plan = plan_dataset(tables, checklist, choice, seed=seed)
         entries = plan.wanted.select(pl.coalesce("file", "url", pl.lit(""))).to_series()
@@ -272,7 +280,7 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
         refused=pl.concat(
             [
                 twice,
-                _refusals(given_paths, "unsafe_name", pl.format("{}: leaves the folder of its table", "given_path")),
+                _refusals(given_paths, "unsafe_name", _why_outside()),
                 unnamed.refused,
                 chosen.refused,
                 _refusals(unnamed.kept, "name_unresolved", pl.col("name_reason")),
@@ -281,6 +289,19 @@ def plan_dataset(tables: Sequence[pl.DataFrame], checklist: Checklist, choice: C
         left_out=chosen.left_out,
         names=names,
         n_records=n_records,
+    )
+
+
+def _why_outside() -> pl.Expr:
+    """Say why the given path of a record is none within the folder of its table."""
+    given = pl.col("given_path")
+    absolute = pl.format("{}: starts at the root; write it relative to its table", given)
+    return (
+        pl.when(given.str.strip_chars() == "")
+        .then(pl.lit("it has neither a path nor a URL"))
+        .when(given.str.starts_with("/"))
+        .then(absolute)
+        .otherwise(pl.format("{}: leaves the folder of its table", given))
     )
 
 
@@ -471,7 +492,7 @@ def finish(dataset: Dataset, draw: Callable[[Path, Path], None] | None) -> None:
         with atomic_path(folder / CARD_PLOT) as part:
             draw(folder, part)
         tables.append(CARD_PLOT)
-    named = set(pl.read_parquet(folder / "media.parquet", columns=["path"])["path"])
+    named = set(pl.read_parquet(folder / "media.parquet", columns=["path"], glob=False)["path"])
     for path in sorted((folder / MEDIA_FOLDER).rglob("*"), reverse=True):
         if path.is_dir():
             with suppress(OSError):  # not empty
@@ -516,9 +537,7 @@ def _counts(
 @contextmanager
 def _claimed(out: Path, inputs: str) -> Iterator[None]:
     """Take a folder that is new, unfinished, or finished from the same inputs, and mark it as unfinished."""
-    ours = (LEDGER, INCOMING, *(path.name for path in out.glob("ledger-*-of-*.sqlite")))
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not any((out / name).exists() for name in ours))):
-        raise DatasetError(f"{out}: not empty and not a dataset of ours; choose another folder")
+    _check_ours(out)
     if (out / MANIFEST).is_file() and read_manifest(out).get("inputs") != inputs:
         raise DatasetError(
             f"{out}: holds a dataset of other inputs, seed or settings; choose another folder or delete it"
@@ -526,6 +545,13 @@ def _claimed(out: Path, inputs: str) -> Iterator[None]:
     with _locked(out):
         (out / MANIFEST).unlink(missing_ok=True)
         yield
+
+
+def _check_ours(out: Path) -> None:
+    """Refuse a folder that holds something else than a dataset."""
+    held = [path.name for path in out.iterdir()] if out.is_dir() else [str(out)] * out.exists()
+    if held and not any(name in (LEDGER, INCOMING) or PART_LEDGER.fullmatch(name) for name in held):
+        raise DatasetError(f"{out}: not empty and not a dataset of ours; choose another folder")
 
 
 @contextmanager

@@ -32,11 +32,11 @@ SIDES_PX: Final = (0, 64, 224, 512, 1024, 2048, 4096, 30_001)
 
 def write_card(dataset: Dataset) -> None:
     """Write the three files of the card from a dataset's tables, which lie in its folder."""
-    media = pl.read_parquet(dataset.folder / "media.parquet", columns=list(COUNTED))
+    media = pl.read_parquet(dataset.folder / "media.parquet", columns=list(COUNTED), glob=False)
     tally = media.group_by(TALLIED).agg(pl.len().alias("n"))
     write_text(dataset.folder / "card.md", card_markdown(dataset, media, tally))
     write_json(dataset.folder / "croissant.json", croissant(dataset, media, tally))
-    write_credits(pl.scan_parquet(dataset.folder / "media.parquet"), dataset.folder / "CREDITS.csv")
+    write_credits(pl.scan_parquet(dataset.folder / "media.parquet", glob=False), dataset.folder / "CREDITS.csv")
 
 
 def write_credits(media: pl.LazyFrame, path: Path) -> None:

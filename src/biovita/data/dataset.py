@@ -74,22 +74,22 @@ class Dataset:
     @cached_property
     def media(self) -> pl.DataFrame:
         """One row a usable file, sorted by media_id (MEDIA_SCHEMA)."""
-        return pl.read_parquet(self.folder / "media.parquet")
+        return pl.read_parquet(self.folder / "media.parquet", glob=False)
 
     @cached_property
     def taxa(self) -> pl.DataFrame:
         """One row a species, sorted by name (TAXA_SCHEMA)."""
-        return pl.read_parquet(self.folder / "taxa.parquet")
+        return pl.read_parquet(self.folder / "taxa.parquet", glob=False)
 
     @cached_property
     def quarantine(self) -> pl.DataFrame:
         """One row a refused file (QUARANTINE_SCHEMA)."""
-        return pl.read_parquet(self.folder / "quarantine.parquet")
+        return pl.read_parquet(self.folder / "quarantine.parquet", glob=False)
 
     @cached_property
     def names(self) -> pl.DataFrame:
         """One row a distinct name as given, and what was decided about it (NAMES_SCHEMA)."""
-        return pl.read_parquet(self.folder / "names.parquet")
+        return pl.read_parquet(self.folder / "names.parquet", glob=False)
 
     def path(self, relative: str) -> Path:
         """Return the place of a file that `media.path` names."""

@@ -141,12 +141,12 @@ class Shards:
     @cached_property
     def media(self) -> pl.DataFrame:
         """One row a medium, sorted by media_id (INDEX_SCHEMA); `path` says SHARD/OFFSET+SIZE/SHA256.SUFFIX."""
-        return pl.read_parquet(self.folder / INDEX)
+        return pl.read_parquet(self.folder / INDEX, glob=False)
 
     @cached_property
     def taxa(self) -> pl.DataFrame:
         """One row a species, sorted by name (TAXA_SCHEMA)."""
-        return pl.read_parquet(self.folder / TAXA)
+        return pl.read_parquet(self.folder / TAXA, glob=False)
 
     def path(self, address: str) -> Held:
         """Read a medium that `media.path` names, and prove it by its hash.

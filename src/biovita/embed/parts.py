@@ -70,8 +70,10 @@ class Parts:
         there = read_json(manifest)
         for key, value in wanted.items():
             if there.get(key) != value:
+                differs = f"its {key} is {there.get(key)!r}, now it is {value!r}"
                 raise EmbeddingError(
-                    f"{self.folder}: holds parts of another run: its {key} is {there.get(key)!r}, now it is {value!r}; "
+                    f"{self.folder}: holds parts of another run: "
+                    f"{'other files or names, or in another order' if key == 'list' else differs}; "
                     f"finish that run, remove the folder, or choose another --out"
                 )
         while (note := self._note()).is_file():

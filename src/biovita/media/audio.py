@@ -28,11 +28,12 @@ from biovita.media.sniff import is_mp3_frame
 
 SAMPLE_RATE_HZ = 48_000
 WRITE_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a")
-SOUNDFILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
+SOUNDFILE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
 
 MARGIN = 256  # samples of the slower rate read around a window, so that the resampler's filter (HQ) sees its neighbours
 PREROLL_S = 0.25  # decoded and dropped after a seek: AAC frames lean on the frame before them, Opus on 80 ms
 MP3_PREROLL_S = 0.5  # MP3 frames use up to 511 bytes of those before them: half a second at the lowest rate
+MP3_SLACK_S = 0.1  # an MP3 may state a few frames more than it has
 BLOCK = 2**15  # samples that FFmpeg's frames are joined to: few calls, yet small enough for the cache
 AAC_BIT_RATE = 128_000
 UNKNOWN_FRAMES = 2**62  # soundfile's number for a length that nothing states is about twice this
@@ -404,17 +405,23 @@ def _read(path: Path | Held, start_s: float, duration_s: float | None) -> tuple[
             first, stop, span = _window(start_s, duration_s, file.samplerate)
             is_whole = first == 0 and stop is None  # FFmpeg decodes Vorbis in half the time, but seeks past the place
             if _seeks(file, path, stop) and not (is_whole and file.subtype == "VORBIS"):
-                return _read_soundfile(file, first, stop), file.samplerate, span
+                wave = _read_soundfile(file, first, stop)
+                if wave is not None:
+                    return wave, file.samplerate, span
     return _read_pyav(path, start_s, duration_s)
 
 
-def _read_soundfile(file: soundfile.SoundFile, first: int, stop: int | None) -> np.ndarray:
+def _read_soundfile(file: soundfile.SoundFile, first: int, stop: int | None) -> np.ndarray | None:
+    """Read the samples [first, stop); None of an MP3 whose damage libmpg123 does not get past, while FFmpeg may."""
     if first >= file.frames:
         return np.zeros(0, np.float32)
     lead = min(first, round(MP3_PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
     if first > lead:  # else it stands there: libmpg123 complains of a seek to an MP3's start
         file.seek(first - lead)
     frames = file.read(-1 if stop is None else stop - first + lead, dtype="float32", always_2d=True)
+    end = file.frames if stop is None else min(stop, file.frames)
+    if file.format == "MP3" and len(frames) - lead < end - first - MP3_SLACK_S * file.samplerate:
+        return None
     return mix_down(frames[lead:].T)
 
 

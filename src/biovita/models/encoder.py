@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,11 @@ BATCH_SIZES: dict[str, dict[Modality, int]] = {
     "gpu": {"audio": 128, "image": 256, "text": 256},
 }
 BLOCK = 256  # vectors after which a stream makes a cut
+BELONGS: dict[Modality, str] = {
+    "audio": "paths, or of pairs (wave, sample_rate_hz): mono floats from -1 to 1, a numpy array of shape (n_samples,)",
+    "image": "paths or PIL images",
+    "text": "strings",
+}
 
 
 class Embedder(Protocol):
@@ -144,10 +149,12 @@ class Encoder:
         Raises:
             MediaError: a file does not decode, or a sound has no samples or some that are not finite; it names the
                 file. Nothing ever becomes zeros.
+            TypeError, ValueError: what is given is no list of sounds, or a setting is none of those above.
 
         Source:
             BioVITA's released extraction (onset rule, zero padding after the wave).
         """
+        refuse_unknown("pool", pool, get_args(Pool))
         return self._all("audio", sounds, window=window, pool=pool, batch_size=batch_size)
 
     def embed_image(self, pictures: Sequence[Picture], *, batch_size: int | None = None) -> np.ndarray:
@@ -155,21 +162,21 @@ class Encoder:
 
         Raises:
             MediaError: a file does not decode; it names the file.
+            TypeError: what is given is no list of paths or PIL images.
         """
         return self._all("image", pictures, batch_size=batch_size)
 
     def embed_text(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
         """Embed names or prompts: float32, shape (n, 768), unit rows. Sorted by length inside, so padding is small."""
-        refuse_one(texts)
+        texts = listed("text", texts)
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
         found = np.empty((len(texts), self.model.config.width), np.float32)
         found[order] = self._all("text", [texts[n] for n in order], batch_size=batch_size)
         return found
 
     def _all(self, modality: Modality, things: Sequence[Any], **how: Any) -> np.ndarray:
-        refuse_one(things)
         parts = [np.empty((0, self.model.config.width), np.float32)]
-        for block in self.stream(((modality, thing) for thing in things), **how):
+        for block in self.stream([(modality, thing) for thing in listed(modality, things)], **how):
             for item in block:
                 if isinstance(item, MediaError):
                     raise item
@@ -199,7 +206,14 @@ class Encoder:
 
         Yields:
             blocks of results, in the order of `items`.
+
+        Raises:
+            ValueError: `window`, `pool` or `batch_size` is none that there is.
         """
+        refuse_unknown("window", window, get_args(Window))
+        refuse_unknown("pool", pool, (*get_args(Pool), None))
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: give at least 1, or leave it out")
         mel = LogMel(self.processor.feature_extractor).to(self.device if self._is_on_gpu else "cpu")
         waiting: dict[Modality, list[tuple[_Parts, Any]]] = {modality: [] for modality in self.modalities}
         block: list[_Parts] = []
@@ -242,6 +256,8 @@ class Encoder:
     def square(self, picture: Picture) -> np.ndarray:
         """Read a picture and crop it to the model's square: uint8, shape (side, side, 3)."""
         if isinstance(picture, Image):
+            if not all(picture.size):
+                raise MediaError("too_small", f"a picture of {picture.width} x {picture.height} pixels")
             return self.processor.square(to_rgb(picture))
         if self.near_pictures:
             return near_square(Path(picture), self.processor.image_processor.crop_size["height"])
@@ -340,14 +356,55 @@ def prefetch(work: Callable[[T], R], things: Iterable[T], *, n_threads: int | No
                 future.cancel()
 
 
-def refuse_one(things: object) -> None:
-    """Refuse one text or path where several belong: a text alone would be taken letter by letter.
+def refuse_unknown(name: str, value: object, known: Sequence[object]) -> None:
+    """Refuse a setting that would be taken for another one.
 
     Raises:
-        TypeError: it is a single one.
+        ValueError: it is none of the known ones.
     """
-    if isinstance(things, (str, bytes, Path)):
+    if value not in known:
+        raise ValueError(f"{name} {value!r}: unknown; it is one of {', '.join(map(repr, known))}")
+
+
+def listed(modality: Modality, things: Iterable[Any]) -> list[Any]:
+    """List sounds, pictures or texts, and refuse what would become the vector of something else.
+
+    A text alone would be taken letter by letter, whole numbers as a sound thousands of times too loud.
+
+    Raises:
+        TypeError: it is no list, or holds something else; it says at which place.
+    """
+    wanted = f"embed_{modality} takes a list of {BELONGS[modality]}"
+    if isinstance(things, (str, bytes, os.PathLike)):
         raise TypeError(f"{things!r} stands alone; give a list, [{things!r}]")
+    if not isinstance(things, Iterable):
+        raise TypeError(f"{_described(things)} stands alone; {wanted}")
+    found = list(things)
+    for n, thing in enumerate(found):
+        if not _belongs(modality, thing):
+            raise TypeError(f"number {n} is {_described(thing)}; {wanted}")
+    return found
+
+
+def _belongs(modality: Modality, thing: Any) -> bool:
+    if modality == "text":
+        return isinstance(thing, str)
+    if isinstance(thing, (str, os.PathLike)) or modality == "image":
+        return isinstance(thing, (str, os.PathLike, Image))
+    if not isinstance(thing, tuple) or len(thing) != 2:
+        return False
+    wave, rate_hz = thing
+    is_wave = isinstance(wave, np.ndarray) and wave.ndim == 1 and wave.dtype in (np.float32, np.float64)
+    return is_wave and isinstance(rate_hz, (int, np.integer)) and bool(rate_hz > 0)
+
+
+def _described(thing: Any) -> str:
+    """Say what was given instead, without its content, which may be long."""
+    if isinstance(thing, tuple):
+        return f"({', '.join(map(_described, thing[:3]))})"
+    if isinstance(thing, np.ndarray):
+        return f"{thing.dtype} array of shape {thing.shape}"
+    return repr(thing) if thing is None or isinstance(thing, (int, float)) else type(thing).__name__
 
 
 def in_batches(things: Iterable[T], size: int) -> Iterator[list[T]]:

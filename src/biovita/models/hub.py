@@ -91,6 +91,11 @@ def _open(folder: Path, *, name: str, device: str | None) -> Encoder:
     if (folder / open_clip.CONFIG).is_file():
         raise ModelError(f"{folder}: image and text towers alone; `biovita model convert --clap` joins an audio tower")
     missing = [file for file in FILES if not (folder / file).is_file()]
+    if missing and (folder / "audio.onnx").is_file():
+        raise ModelError(
+            f"{folder}: holds exported towers, which biovita.models.export.load_exported opens; "
+            "here name the model that they came from"
+        )
     if missing:
         raise ModelError(f"{folder}: not a whole BioVITA model folder, it lacks {', '.join(missing)}")
     model = _load_weights(folder).eval()
@@ -221,6 +226,8 @@ def _load_processor(folder: Path) -> BioVitaProcessor:
 
 def _fetch(name: str) -> Path:
     """Download a hub repository into the hub's own cache and return the folder."""
+    if Path(name).is_file():
+        raise ModelError(f"{name}: is a file; name the model folder that it lies in")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"{name}: no such model folder, and not a hub name of the form owner/name")
     try:

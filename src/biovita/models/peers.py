@@ -31,7 +31,7 @@ from biovita.files import sha256_file, sha256_json
 from biovita.media.audio import SAMPLE_RATE_HZ, read_audio, resample
 from biovita.media.image import read_image, to_rgb
 from biovita.media.window import CLIP_S
-from biovita.models.encoder import Embedded, Encoder, Item, Modality, Picture, Pool, Sound, Window, name_of, refuse_one
+from biovita.models.encoder import Embedded, Encoder, Item, Modality, Picture, Pool, Sound, Window, listed, name_of
 from biovita.models.moves import Tensors, checked, read_tensors
 from biovita.models.open_clip import CONFIG as OPEN_CLIP
 from biovita.models.open_clip import first_of, read_object, read_open_clip
@@ -184,7 +184,7 @@ class MtebPeer:
     def _encode(self, modality: Modality, things: Sequence[Any], batch_size: int | None) -> np.ndarray:
         if modality not in self.modalities:
             _refuse(self.name, modality, self.modalities)
-        refuse_one(things)
+        things = listed(modality, things)
         rows = DataLoader(_Rows(modality, things), batch_size=batch_size or MTEB_BATCH, collate_fn=_columns)
         where = {"hf_split": "test", "hf_subset": "default"}
         found = self.wrapper.encode(rows, task_metadata=self.task, **where, show_progress_bar=False)

@@ -41,6 +41,8 @@ class BioVitaProcessor(ProcessorMixin):
     def __init__(
         self, feature_extractor: ClapFeatureExtractor, image_processor: CLIPImageProcessorPil, tokenizer: CLIPTokenizer
     ) -> None:
+        # A tokenizer that was saved after use brings the length of texts, to which transformers would cut sounds, too.
+        tokenizer.init_kwargs.pop("max_length", None)
         super().__init__(feature_extractor, image_processor, tokenizer)
         self.feature_extractor: ClapFeatureExtractor = feature_extractor
         self.image_processor: CLIPImageProcessorPil = image_processor

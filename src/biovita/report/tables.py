@@ -364,8 +364,11 @@ def stages(model: Path | None) -> list[Path]:
     """Follow a model back to the folders that its training started from, as far as they are still there."""
     found: list[Path] = []
     while model and model not in found and (model / "run.json").is_file():
+        run = read_json(model / "run.json")
+        if not isinstance(run, dict):
+            break  # somebody else's
         found.append(model)
-        start = read_json(model / "run.json").get("config", {}).get("from_")
+        start = run.get("config", {}).get("from_")
         model = Path(start) if start else None
     return found
 

@@ -89,6 +89,8 @@ def _look(number: int, stage: str, rows: Log, keeps_best: bool) -> dict[str, Any
     first = next((row for row in rows if row["step"] == 0), None)
     best = max(rows, key=lambda row: mean(row["val"].values()))
     last = best if keeps_best else rows[-1]
+    if mean(best["val"].values()) == mean(last["val"].values()):
+        best = last  # as good: nothing to point out
     odds = next((row for row in rows if "chance" in row), {})
     lines = [_line(direction, first, last, odds) for direction in DIRECTIONS if direction in last["val"]]
     groups = [[_interval(line, which) for line in lines] for which in ("before", "after")]

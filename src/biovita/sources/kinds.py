@@ -15,7 +15,8 @@ from biovita.sources import (
     xeno_canto,
 )
 from biovita.sources.http import Door
-from biovita.sources.record import Reading, as_records
+from biovita.sources.licence import normalise_licence
+from biovita.sources.record import Reading, as_records, each
 from biovita.tables import read_table
 
 CATALOGUE: Final = "tree-of-life"  # read last, for the species that the others have
@@ -66,14 +67,17 @@ def read_source(
         seed: of which pictures these are.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: there is no such kind, or it cannot be read for some species alone.
         DatasetError: what lies there is not of that kind.
     """
+    if species is not None and kind not in ("inaturalist", CATALOGUE):
+        raise ConfigError(f"--species-of: '{kind}' is read for all its species; leave it out")
     match kind:
         case "files":
             return folder.read(path, licence=licence)
         case "records":
-            return Reading(records=as_records(read_table(path), path))
+            records = as_records(read_table(path), path)
+            return Reading(records=records.with_columns(each(records["licence"], normalise_licence)))
         case "xeno-canto":
             return xeno_canto.read(path)
         case "inaturalist":

@@ -13,39 +13,52 @@ PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
 CC0 = "CC0-1.0"
 FAMILIES = ("cc0", "public-domain", "cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nc-sa", "cc-by-nd", "cc-by-nc-nd")
 
-_CC0 = re.compile(r"\bcc[ -]?(0|zero)\b|publicdomain/zero|\bcc0-1\.0\b")
+_CC0 = re.compile(r"\bcc[ -]?(0|zero)\b|creative commons zero|publicdomain/zero|\bcc0-1\.0\b")
 _PUBLIC_DOMAIN = re.compile(r"public[ -]?domain|no known copyright|\bpdm?\b")
-_CC = re.compile(r"(?:\bcc|creative ?commons.*?|licenses/)[ /-]*(by(?:[ /-](?:nc|sa|nd))*)(?:[ /-]*v?(\d)[.-](\d))?")
-_WORDS = {
-    "attribution": "by",
-    "noncommercial": "nc",
-    "non-commercial": "nc",
-    "sharealike": "sa",
-    "share-alike": "sa",
-    "share alike": "sa",
-    "noderivatives": "nd",
-    "noderivs": "nd",
-    "no derivatives": "nd",
+_DASHES = re.compile("[_\u2010-\u2015\u2212]")  # as word processors write a hyphen
+_WORDS = {  # the long form of a part, as a pattern
+    r"\battribution": "by",
+    r"non?[ -]?comm?ercial(?: use)?": "nc",
+    r"share[ -]?alike": "sa",
+    r"no[ -]?deriv(?:ative)?s?(?:[ -]?works?)?": "nd",
 }
+_CC = re.compile(
+    r"(?:\bcc|licen[cs]es/|creative ?commons(?:[^a-z]|licen[cs]ed?|org|cc|under|the|international)*?)"
+    r"[^a-z0-9]*(by(?:[^a-z0-9]*(?:nc|sa|nd))*)(?![a-z])(?:[ /-]*v?(\d)[.-](\d))?"
+)
+_PART = re.compile(r"(?<![a-z])(?:nc|sa|nd)(?![a-z])")
+# words that take something back; those of the second kind say nothing new beside NC or ND
+_DOUBT = re.compile(r"\bnot\b(?! (?:required|needed|necessary))|\b(?:without|except|prohibit|request)")
+_TERMS = re.compile(r"\b(?:permission|commerc|deriv)")
+MAX_CHARS = 2_000  # nobody writes more of a licence's name
 
 
 def normalise_licence(text: str | None) -> str:
-    """Turn a licence as a source writes it (name, code or URL) into an id of this vocabulary."""
-    words = " ".join((text or "").replace("_", "-").lower().split())
+    """Turn a licence as a source writes it (name, code or URL) into an id of this vocabulary.
+
+    A restriction that stands behind the rest (`CC BY 4.0, no derivatives`) makes it `unknown`: it is never dropped.
+    """
+    if not text or len(text) > MAX_CHARS:
+        return UNKNOWN
+    words = " ".join(_DASHES.sub("-", text).lower().split())
     if not words or "all rights reserved" in words:
         return UNKNOWN
-    if _CC0.search(words):
-        return CC0
     for long, short in _WORDS.items():
-        words = words.replace(long, short)
+        words = re.sub(long, short, words)
+    if _DOUBT.search(words):
+        return UNKNOWN
+    is_restricted = _PART.search(words) or _TERMS.search(words)
+    if _CC0.search(words):
+        return UNKNOWN if is_restricted else CC0
     if found := _CC.search(words):
-        parts = re.split("[ /-]", found[1])
+        parts = re.findall("by|nc|sa|nd", found[1])
+        restricts = "nc" in parts or "nd" in parts
+        if not set(parts).issuperset(_PART.findall(words, found.end())) or (_TERMS.search(words) and not restricts):
+            return UNKNOWN
         # SPDX orders the parts by, nc, sa or nd
         name = "-".join(["CC", *(part.upper() for part in ("by", "nc", "sa", "nd") if part in parts)])
         return f"{name}-{found[2]}.{found[3]}" if found[2] else f"LicenseRef-{name}"
-    if _PUBLIC_DOMAIN.search(words):
-        return PUBLIC_DOMAIN
-    return UNKNOWN
+    return PUBLIC_DOMAIN if _PUBLIC_DOMAIN.search(words) and not is_restricted else UNKNOWN
 
 
 def licence_family(licence: str) -> str:

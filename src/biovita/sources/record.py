@@ -101,7 +101,9 @@ def instants(column: pl.Series, path: Path) -> pl.Series:
         time = pl.col("text").str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
         given, text, column = rows.with_columns(time.alias("time")).collect(engine="streaming")  # on all cores
         if column.null_count() > given.null_count():
-            plain = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
+            whole = text.str.replace(r"T(\d\d:\d\d)(Z|[+-]\d\d:\d\d)?$", "T$1:00$2")  # perhaps it has no seconds
+            column = column.fill_null(whole.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False))
+            plain = whole.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
             dates = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
             column = column.fill_null(plain.fill_null(dates).dt.replace_time_zone("UTC"))
         lost = given.filter(column.is_null() & given.is_not_null())

@@ -30,6 +30,7 @@ SELECTION_COLUMNS: Final[dict[str, tuple[str, ...]]] = {  # the names a column g
     "confidence": ("confidence",),
 }
 NO_CALL: Final = "nocall"
+_QUOTED = re.compile('^"(.*)"$')  # as R writes every text
 _TABLE_ENDING = re.compile(r"\.((Table\.\d+|BirdNET|selections?|results)\b.*|\w+)$", re.IGNORECASE)
 
 
@@ -124,14 +125,26 @@ class _Recordings:
 
 def selection_columns(path: Path) -> dict[str, str]:
     """Find the columns of a selection table by name; nothing where the file is none (or no text at all)."""
+    return _layout(path)[1]
+
+
+def _layout(path: Path) -> tuple[str, dict[str, str]]:
+    """Find out what divides the columns of a selection table, and which are which.
+
+    In a CSV these are commas, or semicolons, as spreadsheets of many countries write them.
+    """
     if path.suffix.lower() not in (".txt", ".tsv", ".csv"):
-        return {}
+        return "", {}
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as lines:
             header = lines.readline(1 << 16).strip("\r\n")
     except OSError:
-        return {}
-    names = {name.strip(' "').lower(): name for name in header.split("," if path.suffix.lower() == ".csv" else "\t")}
+        return "", {}
+    separator = "\t"
+    if path.suffix.lower() == ".csv":
+        header = header.replace('"', "")
+        separator = ";" if ";" in header and "," not in header else ","
+    names = {name.strip(' "').lower(): name for name in header.split(separator)}
     columns = {
         proper: next(names[alias] for alias in aliases if alias in names)
         for proper, aliases in SELECTION_COLUMNS.items()
@@ -139,25 +152,26 @@ def selection_columns(path: Path) -> dict[str, str]:
     }
     has_species = "scientific_name" in columns or "common_name" in columns
     is_manifest = "modality" in names  # a table of files, which may say where in them something is
-    return columns if has_species and {"begin_s", "end_s"} <= set(columns) and not is_manifest else {}
+    is_one = has_species and {"begin_s", "end_s"} <= set(columns) and not is_manifest
+    return separator, columns if is_one else {}
 
 
 def _read_selection_table(folder: Path, name: str) -> pl.DataFrame:
     """Read one selection table: what was marked where, times in seconds of the recording itself."""
-    columns = selection_columns(folder / name)
+    separator, columns = _layout(folder / name)
     if not columns:
         raise DatasetError(
             f"{folder / name}: no selection table; it needs columns like 'Begin Time (s)', 'End Time (s)'"
         )
-    is_csv = name.lower().endswith(".csv")
     try:
         table = pl.read_csv(
             folder / name,
-            separator="," if is_csv else "\t",
-            quote_char='"' if is_csv else None,  # Raven quotes nothing
+            separator=separator,
+            quote_char=None if separator == "\t" else '"',  # Raven quotes nothing
             infer_schema=False,
             encoding="utf8-lossy",
             truncate_ragged_lines=True,
+            glob=False,
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DatasetError(f"{folder / name}: not a readable table ({str(error).splitlines()[0]})") from error
@@ -181,7 +195,7 @@ def _read_selection_table(folder: Path, name: str) -> pl.DataFrame:
 def _text_column(table: pl.DataFrame, name: str | None, proper: str) -> pl.Series:
     if name is None:
         return pl.Series(proper, [None] * len(table), pl.String())
-    return each(table[name], lambda text: normal_name(text) or None).alias(proper)
+    return each(table[name], lambda text: _QUOTED.sub(r"\1", normal_name(text)) or None).alias(proper)
 
 
 def _selection_remarks(selections: pl.DataFrame) -> str:

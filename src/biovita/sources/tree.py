@@ -1,8 +1,10 @@
 """A tree of species folders: the last folder that is a binomial names the species of what lies in it.
 
 `Aves/Turdus merula/a.wav` and `turdus_merula/a.wav` are both understood; a properly written name (`Turdus merula`) goes
-before one in lower case, which may be no name (`field_notes`). A tree has no licence of its own, so the caller gives
-one. Links are never followed, and every entry is either a record or counted by what it is.
+before one in lower case, which may be no name (`field_notes`). A folder deeper down of a hybrid or of what is not
+identified (`Turdus merula/Turdus cf. philomelos`) names what lies in it, too, so that it is refused as such. A tree has
+no licence of its own, so the caller gives one. Links are never followed, and every entry is either a record or counted
+by what it is.
 """
 
 import os
@@ -23,6 +25,10 @@ SOURCE: Final = "folder"
 MODALITY_OF_SUFFIX: Final = {suffix: modality for modality, names in SUFFIXES.items() for suffix in names}
 
 _PROPER = re.compile(r"[A-Z][a-z\u00df-\u00ff-]+([ _][a-z\u00df-\u00ff-]{2,}){1,2}")
+_OPEN = re.compile(  # a hybrid, what is not identified, a name with author and year: the parser of names judges these
+    r"[A-Z][a-z\u00df-\u00ff-]+[ _]"
+    r"((\S+[ _])?[x\u00d7][ _][A-Za-z].*|(cf|aff)\.?[ _][A-Za-z].*|spp?\.?([ _].*)?|[a-z-]{2,}[ _]\(?[A-Z].*, \d{4}\)?)"
+)
 _LOWER = re.compile(r"[a-z\u00df-\u00ff-]{2,}([ _][a-z\u00df-\u00ff-]{2,}){1,2}")
 
 
@@ -54,11 +60,18 @@ def read_tree(folder: Path, *, licence: str | None) -> Reading:
 
 
 def species_of_folders(folders: Sequence[str]) -> str | None:
-    """Find the last folder that is a binomial (or trinomial), properly written ones first; None where none is."""
-    for pattern in (_PROPER, _LOWER):
-        for folder in reversed(folders):
-            if pattern.fullmatch(folder):
-                return folder.replace("_", " ").capitalize()
+    """Find the last folder that is a binomial (or trinomial), properly written ones first; None where none is.
+
+    One of a hybrid, or of what is not identified, counts as properly written.
+    """
+    for folder in reversed(folders):
+        if _OPEN.fullmatch(folder):
+            return folder.replace("_", " ")
+        if _PROPER.fullmatch(folder):
+            return folder.replace("_", " ").capitalize()
+    for folder in reversed(folders):
+        if _LOWER.fullmatch(folder):
+            return folder.replace("_", " ").capitalize()
     return None
 
 

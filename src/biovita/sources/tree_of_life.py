@@ -195,7 +195,7 @@ def _blocks(file: Path, needed: Collection[str], read: Collection[str] = ()) -> 
         if name not in columns:
             spellings = ", ".join(ALIASES[name])
             raise DatasetError(f"{file}: no column '{name}' (nor another of {spellings}); it is needed")
-    scan = pl.scan_parquet(file)
+    scan = pl.scan_parquet(file, glob=False)
     table = scan.select(
         (pl.col(columns[name]) if name in columns else pl.lit(None)).cast(pl.String).alias(name)
         for name in (*needed, *read)

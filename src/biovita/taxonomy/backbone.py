@@ -6,6 +6,7 @@ table of usages, whose rows point at the name that is accepted in their place.
 """
 
 import gzip
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +157,7 @@ def scan(path: Path, *, schema: dict[str, pl.DataType] | None = None) -> pl.Lazy
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".parquet"]:
-        return pl.scan_parquet(path)
+        return pl.scan_parquet(path, glob=False)
     comma = ".csv" in suffixes
     return pl.scan_csv(
         path,
@@ -168,6 +169,7 @@ def scan(path: Path, *, schema: dict[str, pl.DataType] | None = None) -> pl.Lazy
         null_values=["", "\\N"],
         truncate_ragged_lines=True,
         encoding="utf8-lossy",
+        glob=False,
     )
 
 
@@ -180,9 +182,19 @@ def columns_of(path: Path) -> list[str]:
 
 
 def first_line(path: Path) -> str:
-    """Read the first line of a text file, also of a gzipped one; no more than 64 kB of it."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        return file.readline(65_536).decode("utf-8-sig", errors="replace")
+    """Read the first line of a text file, also of a gzipped one; no more than 64 kB of it.
+
+    Raises:
+        TaxonomyError: it is not gzipped, although it is called so, or cut off.
+    """
+    if path.suffix.lower() != ".gz":
+        with path.open("rb") as file:
+            return file.readline(65_536).decode("utf-8-sig", errors="replace")
+    try:
+        with gzip.open(path) as file:
+            return file.readline(65_536).decode("utf-8-sig", errors="replace")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TaxonomyError(f"{path}: cannot be unpacked ({error}); get it again") from error
 
 
 def _terms(columns: list[str]) -> dict[str, str]:

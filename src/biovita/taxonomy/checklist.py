@@ -8,7 +8,8 @@ corrected: a wrong label poisons what learns from it, a refused file is only los
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ from biovita.taxonomy.decide import (
     decide,
     names_to_look_up,
 )
-from biovita.taxonomy.parse import NO_AUTHOR, PLAIN, ParsedName, parse_names
+from biovita.taxonomy.parse import NO_AUTHOR, PLAIN, ParsedName, parse_names, shown
 from biovita.taxonomy.rank import LEVELS, RANKS
 from biovita.taxonomy.spelling import stem, stems, words_alike
 from biovita.taxonomy.taxon import Taxon, normal_name
@@ -50,6 +51,9 @@ KINDS: Final = (
 )
 HINTS: Final = {f"given_{level}": level for level in LEVELS if level != "species"}  # what a source may say besides
 LOG_COLUMNS: Final = ("parsed_name", "below_species", "how", *LEVELS, "list", "differs", "reason")
+TRUTHS: Final = {"true": ("true", "1", "1.0", "yes", "y", "t"), "false": ("false", "0", "0.0", "no", "n", "f")}
+UNSAID: Final = ("", "na", "nan", "none", "null")
+_WORDS: Final = r"^\p{Lu}[^ ]*( [^ \p{Lu}(][^ ]*)+$"  # a capital word, and others that are no authors
 HASHED_ROWS: Final = 100_000  # rows at a time, to bound memory
 
 
@@ -84,13 +88,18 @@ class Checklist:
         """Read name lists, the most trusted first; tables of common names are read after all others, English first.
 
         Raises:
-            TaxonomyError: a file is none of the known kinds.
+            TaxonomyError: a file is none of the known kinds, or cut off.
             DatasetError: a table is missing or lacks a column.
         """
         checklist = cls()
-        common = [path for path in map(Path, paths) if not checklist._read(path)]
+        common = []
+        for path in map(Path, paths):
+            with _to_its_end(path):
+                if not checklist._read(path):
+                    common.append(path)
         for path in sorted(common, key=lambda path: vernacular.language_of(path) != "en"):
-            checklist.add_common_names(path)
+            with _to_its_end(path):
+                checklist.add_common_names(path)
         checklist._ids.clear()
         return checklist
 
@@ -117,16 +126,23 @@ class Checklist:
             self.add_ebird(read_table(path), path)
         elif "species" not in columns and backbone.is_taxon_table(columns):
             self.add_backbone(backbone.read_taxon_table(path), path)
-        elif set(RANKS) & set(columns):
+        elif set(RANKS) & {name.strip().lower() for name in columns}:
             self.add_taxa(read_table(path), path)
         else:
-            raise TaxonomyError(f"{path}: none of the kinds of name list that we know: {KINDS}")
+            if path.suffix.lower() != ".gz":
+                read_table(path)  # perhaps says what is wrong
+            begins = f"; it begins with {shown(line.strip())}" if line else ""
+            raise TaxonomyError(f"{path}: none of the kinds of name list that we know: {KINDS}{begins}")
         return True
 
     def add_taxa(self, table: pl.DataFrame, path: Path) -> None:
         """Add a table with the seven ranks, and take over `common_name` and trait columns where it has them."""
+        plain = {name: name.strip().lower() for name in table.columns}
+        table = table.rename({name: to for name, to in plain.items() if to not in table.columns})
         require_columns(table, RANKS, path)
         given = table.with_columns(_normal(table[name]) for name in LEVELS if name in table.columns)
+        given = given.filter(pl.any_horizontal(pl.col(RANKS) != ""))  # no blank rows
+        given = given.with_columns(_without_authors(given["species"]))
         for name in given["species"].filter(~given["species"].str.contains(" ", literal=True)):
             raise TaxonomyError(f"{path}: '{name}': a name list needs binomials in its column 'species'")
         self.add_backbone(backbone.of_species(given), path)
@@ -138,12 +154,15 @@ class Checklist:
                 pl.col(name).cast(pl.String) for name in ("traits_source", "traits_conflict") if name in given.columns
             ]
             accepted = self._accepted(given["species"])
+            for name in labels:
+                _check_truths(given[name], path)
             traits = given.select(accepted, *map(_as_bool, labels), *origin).drop_nulls("species")
             known = traits if self.traits is None else pl.concat([self.traits, traits], how="diagonal")
             self.traits = known.unique("species", keep="first", maintain_order=True)
 
     def add_ebird(self, table: pl.DataFrame, path: Path) -> None:
         """Add the species of the eBird/Clements taxonomy; it lists every bird, so other names of birds are refused."""
+        require_columns(table, ("SCI_NAME", "PRIMARY_COM_NAME", "FAMILY", "ORDER"), path)
         species = table.filter(pl.col("CATEGORY") == "species") if "CATEGORY" in table.columns else table
         name = _normal(species["SCI_NAME"])
         birds = species.select(
@@ -169,8 +188,10 @@ class Checklist:
             raise TaxonomyError(f"{path}: no key 'genera'; a name list in JSON is BirdNET-Go's genus taxonomy")
         for key, entry in genera.items():
             genus = key.capitalize()
+            if not isinstance(entry, dict) or not {"class", "order", "family"} <= entry.keys():
+                raise TaxonomyError(f"{path}: genus '{key}' lacks its class, order or family")
             lineage = _lineage(entry["class"], entry["order"], entry["family"], genus)
-            names = [normal_name(name) for name in entry.get("species", ())]
+            names = [normal_name(name) for name in entry.get("species") or ()]
             own = {name for name in names if name.startswith(f"{genus} ")}
             self._genera.setdefault(genus, Genus(lineage=lineage, listed=set(), source=path.name)).listed.update(own)
             by_stem = {stem(name): name for name in sorted(own)}
@@ -441,6 +462,17 @@ class Checklist:
         return stems(self._species["species"]).alias("stem").to_frame().with_row_index("row")
 
 
+@contextmanager
+def _to_its_end(path: Path) -> Iterator[None]:
+    """Refuse a table that cannot be unpacked or parsed to its end, as after a download that was cut."""
+    try:
+        yield
+    except (pl.exceptions.ComputeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise TaxonomyError(f"{path}: cannot be read to its end ({error}); get it again") from error
+
+
 def _agree(table: pl.DataFrame) -> pl.DataFrame:
     """Add `depth` and `differs`, the `agreement` of the lineages in columns `given_*` with those beside them."""
     given = [f"given_{rank}" for rank in COMPARED if f"given_{rank}" in table.columns]
@@ -497,9 +529,23 @@ def _lineage(class_: str, order: str, family: str, genus: str) -> dict[str, str]
     return dict(zip(RANKS, names, strict=False))
 
 
+def _without_authors(species: pl.Series) -> pl.Series:
+    """Reduce names with authors, in lower case or with an underscore to their plain words; leave what is no name."""
+    odd = species.filter(~species.str.contains(_WORDS)).unique(maintain_order=True)
+    plain = [" ".join(filter(None, (name.species, name.below))) or name.given for name in parse_names(odd)]
+    return species.replace(odd, pl.Series(plain, dtype=pl.String))
+
+
+def _check_truths(column: pl.Series, path: Path) -> None:
+    known = (*TRUTHS["true"], *TRUTHS["false"], *UNSAID)
+    words = column.cast(pl.String).drop_nulls().unique()
+    for word in sorted(words.filter(~words.str.strip_chars().str.to_lowercase().is_in(known))):
+        raise TaxonomyError(
+            f"{path}: column '{column.name}': '{word}' is neither true nor false; leave it blank if unknown"
+        )
+
+
 def _as_bool(label: str) -> pl.Expr:
     """Read a trait as true, false or null, whether the table is typed or text."""
-    text = pl.col(label).cast(pl.String).str.to_lowercase()
-    return (
-        pl.when(text.is_in(["true", "1", "1.0"])).then(True).when(text.is_in(["false", "0", "0.0"])).then(False)
-    ).alias(label)
+    text = pl.col(label).cast(pl.String).str.strip_chars().str.to_lowercase()
+    return (pl.when(text.is_in(TRUTHS["true"])).then(True).when(text.is_in(TRUTHS["false"])).then(False)).alias(label)

@@ -49,6 +49,7 @@ MATCH_SCHEMA: Final[dict[str, pl.DataType]] = {
 }
 LINEAGE: Final = ("species", "class", "order", "family")
 SUFFIXES: Final = (".csv", ".txt", ".tsv")
+OTHER_SUFFIXES: Final = (".xlsx", ".xls", ".ods", ".parquet", ".gz", ".zip")  # tables that somebody may have meant
 
 _FOUND: Final[dict[str, pl.DataType]] = dict.fromkeys(("source_name", "species", "name_match"), pl.String())
 _BINOMIAL = r"^([A-Z][a-z-]+) ([A-Za-z][a-z-]+)(?: [a-z-]+)?$"
@@ -192,16 +193,16 @@ def _known_tables(paths: Path | Iterable[Path]) -> list[tuple[Source, Path]]:
     folder = None
     if isinstance(paths, Path):
         folder, paths = (paths, sorted(paths.iterdir())) if paths.is_dir() else (None, [paths])
-    files = [path for path in map(Path, paths) if folder is None or path.suffix.lower() in SUFFIXES]
+    files = [path for path in map(Path, paths) if folder is None or _is_table(path)]
     found: dict[str, Path] = {}
     for path in files:
-        name = _recognise(path)
+        name, why = _recognise(path)
         if name is None:
             if folder:
-                warn(f"{path}: no trait table that is known here; left alone")
+                warn(f"{path}: {why}; left alone")
                 continue
             known = "; ".join(source.title for source in trait_sources().values())
-            raise DatasetError(f"{path}: no trait table that is known here; known are {known}")
+            raise DatasetError(f"{path}: {why}; known are {known}")
         if name in found:
             raise DatasetError(f"{path}: the same source as {found[name]} ({name}); give one of them")
         found[name] = path
@@ -210,9 +211,29 @@ def _known_tables(paths: Path | Iterable[Path]) -> list[tuple[Source, Path]]:
     return [(source, found[name]) for name, source in trait_sources().items() if name in found]
 
 
-def _recognise(path: Path) -> str | None:
-    columns = {as_rule_column(name) for name in _read_text(path, n_rows=0).columns}
-    return next((name for name, source in trait_sources().items() if source.needs <= columns), None)
+def _is_table(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in (*SUFFIXES, *OTHER_SUFFIXES)
+
+
+def _recognise(path: Path) -> tuple[str | None, str]:
+    """Name the source of a table by its columns; or None, and what is wrong with it, in words."""
+    unknown = "no trait table that is known here"
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        return None, f"{unknown}; save it as one of {', '.join(SUFFIXES)}"
+    try:
+        columns = {as_rule_column(name) for name in _read_text(path, n_rows=0).columns}
+    except DatasetError as error:
+        if path.is_file():
+            return None, str(error).removeprefix(f"{path}: ")
+        raise
+    for name, source in trait_sources().items():
+        if source.needs <= columns:
+            return name, ""
+    likest = max(trait_sources().values(), key=lambda source: len(source.needs & columns) / len(source.needs))
+    if 2 * len(likest.needs & columns) > len(likest.needs):
+        lacks = ", ".join(sorted(likest.needs - columns))
+        return None, f"{unknown}: like {likest.title}, but without {lacks}"
+    return None, unknown
 
 
 def _read_text(path: Path, n_rows: int | None = None) -> pl.DataFrame:
@@ -221,7 +242,9 @@ def _read_text(path: Path, n_rows: int | None = None) -> pl.DataFrame:
         raise DatasetError(f"{path}: no such table")
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8-lossy", n_rows=n_rows)
+        return pl.read_csv(
+            path, separator=separator, infer_schema=False, encoding="utf8-lossy", n_rows=n_rows, glob=False
+        )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DatasetError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from error
 

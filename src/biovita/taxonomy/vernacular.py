@@ -55,10 +55,13 @@ def read_common_names(path: Path) -> pl.DataFrame:
         `scientific_name` or `taxon_id`, as the file has it, `language` and `name`, in its order.
 
     Raises:
-        TaxonomyError: it has neither numbers nor scientific names.
+        TaxonomyError: it has neither numbers nor scientific names, or is not UTF-8.
     """
     if is_labels(path):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise TaxonomyError(f"{path}: its text is not UTF-8 ({error}); save it as UTF-8") from error
         pairs = [line.split("_", 1) for line in lines if _LABEL.fullmatch(line.strip())]
         table = pl.DataFrame(pairs, {"scientific_name": pl.String, "name": pl.String}, orient="row")
         language = pl.lit(language_of(path)).alias("language")

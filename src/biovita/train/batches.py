@@ -58,6 +58,10 @@ class Sampler:
       as its largest species has draws. The piles of all genera or families are shuffled and laid end to end; where a
       batch ends, a pile is cut. Species without relatives are spread as ever.
 
+    Attributes:
+        n_draws: items of an epoch.
+        counts: items of each species to draw from, shape (n_species,).
+
     Source:
         BioVITA (arXiv 2603.23883), training: 20 recordings a species and epoch, five with replacement for species with
         fewer. Unlike the released code, every epoch draws afresh, and so does every partner and prompt; and a rare
@@ -69,10 +73,14 @@ class Sampler:
         self._items = {m: _index(source.rows(m, "train"), len(source.species)) for m in ("audio", "image")}
         self._anchors = self._items[recipe.anchor]
         if not len(self._anchors.rows):
-            raise TrainError(f"stage '{recipe.stage}' walks through {recipe.anchor}, and the train split has none")
+            instead = "; for pictures and names alone set audio_text and audio_image to 0, and image_text to 1"
+            raise TrainError(
+                f"stage '{recipe.stage}' walks through {recipe.anchor}, and the train split has none"
+                f"{instead if recipe.anchor == 'audio' and len(self._items['image'].rows) else ''}"
+            )
         if recipe.anchor == "audio" and recipe.image_text:  # species with pictures only still train picture and name
             self._anchors = _with_silent(self._items["audio"], self._items["image"].counts)
-        counts = self._anchors.counts
+        self.counts = counts = self._anchors.counts
         self._draws_of = np.clip(counts, recipe.min_per_species, recipe.max_per_species) * (counts > 0)
         self.n_draws = int(self._draws_of.sum())
         if recipe.hard_negatives != "none":

@@ -19,12 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file
 
-from biovita.errors import DatasetError, TrainError
+from biovita.errors import BiovitaError, TrainError
 from biovita.files import MANIFEST, atomic_path, read_manifest, write_manifest
 from biovita.log import say, warn
 from biovita.train import ranks
 from biovita.train.sharding import all_whole, like
 
+# what a file of changed bytes may raise, as it is read or taken on
+DAMAGED = (BiovitaError, SafetensorError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 
 
@@ -102,22 +104,28 @@ class Checkpoints:
         """Take the newest checkpoint's state on, in place; return the number of steps it holds, 0 if there is none.
 
         Raises:
-            TrainError: it is damaged, or of another run, or of another number of processes.
+            TrainError: it is damaged, or of another run, or of another number of processes; or all are damaged.
         """
+        n_skipped = 0
         for path in self._newest_first():
             if not (path / MANIFEST).is_file():
                 continue  # never finished
             try:
                 step = self._take(path, state)
-            except (DatasetError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            except TrainError:
+                raise
+            except DAMAGED as error:
                 if not self.skip_damaged:
                     raise TrainError(
                         f"{path}: damaged: {error}; remove it, or give --skip-damaged, to go on from the one before"
                     ) from error
                 warn(f"{path}: damaged, going on from the one before: {error}")
+                n_skipped += 1
                 continue
             say(f"{path}: going on after step {step:,}")
             return step
+        if n_skipped:
+            raise TrainError(f"{self.folder}: no checkpoint is whole; remove {self.folder.parent} to begin anew")
         return 0
 
     def _take(self, path: Path, state: State) -> int:

@@ -41,11 +41,11 @@ class Engine:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
 
-    def wrap(self, accelerator: Accelerator, trainee: Trainee, recipe: Recipe) -> nn.Module:
-        """Make a trainee ready for its device and the other processes.
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe that does not suit so many processes.
 
         Raises:
-            ConfigError: the recipe does not suit so many processes.
+            ConfigError: it does not.
         """
         n = ranks.world_size()
         if recipe.batch_size % n:
@@ -56,6 +56,15 @@ class Engine:
                 f"{n} processes and freeze_batch_norm is false: each would take HTS-AT's batch statistics from its own "
                 "share; set freeze_batch_norm"
             )
+
+    def wrap(self, accelerator: Accelerator, trainee: Trainee, recipe: Recipe) -> nn.Module:
+        """Make a trainee ready for its device and the other processes.
+
+        Raises:
+            ConfigError: the recipe does not suit so many processes.
+        """
+        self.check(recipe)
+        n = ranks.world_size()
         if self.checkpoint_activations:
             trainee.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.compiled:

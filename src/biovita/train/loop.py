@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 
 from biovita.errors import StoppedError, TrainError
 from biovita.files import write_bytes, write_json
-from biovita.log import Progress, say
+from biovita.log import Progress, say, warn
 from biovita.models.encoder import Encoder
+from biovita.models.vita import BioVitaModel
 from biovita.train import lora, ranks
 from biovita.train.banks import fill_banks
 from biovita.train.batches import Batch, Sampler
@@ -26,6 +28,7 @@ from biovita.train.engine import Engine
 from biovita.train.feed import Feed
 from biovita.train.gate import Keeper
 from biovita.train.recipe import Recipe
+from biovita.train.remarks import check_data, remarks
 from biovita.train.schedule import rate_at, weights_at
 from biovita.train.sharding import all_whole, clip_gradient, like, sharded, share_numbers
 from biovita.train.source import Source
@@ -49,14 +52,16 @@ class Looks:
     Attributes:
         best: highest mean top-1.
         since: looks after that one.
+        last: mean top-1 of the last look.
     """
 
     best: float = -1.0
     since: int = 0
+    last: float = -1.0
 
     def note(self, top1: dict[str, float]) -> bool:
         """Take a look's numbers; tell whether it is the best so far."""
-        score = float(np.mean(list(top1.values()))) if top1 else -1.0
+        self.last = score = float(np.mean(list(top1.values()))) if top1 else -1.0
         is_best = score > self.best
         self.best, self.since = (score, 0) if is_best else (self.best, self.since + 1)
         return is_best
@@ -101,8 +106,9 @@ def train_stage(
 
     Raises:
         ConfigError: the recipe does not suit so many processes.
-        TrainError: a pattern matches no parameter; a loss or gradient is not finite (the weights stay those of the step
-            before, and `bad_batch.json` beside the log names the batch).
+        TrainError: a pattern matches no parameter; the data cannot give what the recipe asks for; a loss or gradient
+            is not finite (the weights stay those of the step before, and `bad_batch.json` beside the log names the
+            batch).
         StoppedError: `stop` asked for it.
     """
     model = encoder.model
@@ -116,6 +122,15 @@ def train_stage(
     steps_per_epoch = max(1, sampler.steps_per_epoch // recipe.accumulate)
     n_steps = recipe.epochs * steps_per_epoch
     look_every = max(1, round(recipe.validate_every * steps_per_epoch))
+    check_data(source, recipe, sampler, n_processes=ranks.world_size())
+    has_looks = not odds or bool(odds["n_queries"])
+    if not has_looks and (recipe.patience or recipe.keep == "best"):
+        raise TrainError("patience and keep = 'best' go by looks at the val split, and it is empty; leave them out")
+    if ranks.rank() == 0:
+        for remark in remarks(model, source, recipe, sampler, n_steps=n_steps, steps_per_epoch=steps_per_epoch):
+            warn(f"{recipe.stage}: {remark}")
+        if not has_looks:
+            warn(f"{recipe.stage}: the val split is empty, so nothing will tell whether it learns")
     kept = fill_banks(encoder, source, prompts, recipe, banks or checkpoints.folder.with_name("banks"))
     letters = {letter for letter in letters_of(recipe) if letter not in kept}
     feed = Feed(source, encoder.processor, prompts, recipe, letters)
@@ -128,7 +143,7 @@ def train_stage(
     optimizer = make_optimizer(trainee, recipe)
     mean = {name: tensor.clone() for name, tensor in weights_of(trainee).items()} if recipe.ema else {}
     keeper, looks = Keeper(recipe.gate), Looks()
-    state = State(trainee, optimizer, mean, {"gate": keeper.state(), "looks": vars(looks)})
+    state = State(trainee, optimizer, mean, {"gate": keeper.state(), "looks": vars(looks), "seconds": 0.0})
     step = checkpoints.resume(state)
     keeper.take(state.memory["gate"])
     looks = Looks(**state.memory["looks"])
@@ -158,7 +173,7 @@ def train_stage(
             log.flush()
             track(numbers_of(line), step)
 
-    started, record = time.monotonic(), {}
+    started, record = time.monotonic() - state.memory["seconds"], {}
     if ranks.rank() == 0:
         drop_torn_line(log_path)
     set_modes(model, freeze_batch_norm=recipe.freeze_batch_norm)
@@ -174,7 +189,8 @@ def train_stage(
             is_due = ranks.rank() == 0 and checkpoints.is_due()
             signal, due = ranks.highest(torch.tensor([stop() or 0, is_due], device=accelerator.device)).tolist()
             if signal or due:
-                state.memory = {"gate": keeper.state(), "looks": vars(looks)}
+                seconds = time.monotonic() - started
+                state.memory = {"gate": keeper.state(), "looks": vars(looks), "seconds": seconds}
                 checkpoints.save(step, state)
             if signal:
                 raise StoppedError(f"{recipe.stage}: stopped after step {step:,} of {n_steps:,}", signal)
@@ -227,9 +243,10 @@ def train_stage(
                 "peak_share": rate.share(seconds),
             }
             write(record)
-            bar.advance(note=f"loss {record['loss']:.3f}")
             if step % look_every == 0 or step == n_steps:
                 ended_early = look() and step < n_steps
+            seen = f", {100 * looks.last:.1f} % right at the last look" if looks.last >= 0 else ""
+            bar.advance(note=f"loss {record['loss']:.3f}{seen}")
     if ended_early:
         say(f"{recipe.stage}: {looks.since} looks without a better one; stopped after step {step:,} of {n_steps:,}")
     take_on(trainee, mean)
@@ -332,7 +349,10 @@ def not_finite(
     """Write down which items the step held, and say where."""
     report = log_path.with_name("bad_batch.json" if ranks.rank() == 0 else f"bad_batch-{ranks.rank()}.json")
     write_json(report, {"stage": recipe.stage, "step": step, what: str(value.item()), **items_of(batch, source)})
-    return TrainError(f"{recipe.stage}: the {what} is {value.item()} at step {step}; {report} names the batch")
+    return TrainError(
+        f"{recipe.stage}: the {what} is {value.item()} at step {step}; {report} names the batch: look at its files, or "
+        "lower learning_rate"
+    )
 
 
 def items_of(batch: Batch, source: Source) -> dict[str, list[str | None]]:
@@ -342,6 +362,19 @@ def items_of(batch: Batch, source: Source) -> dict[str, list[str | None]]:
         names = source.media.filter(pl.col("modality") == modality).sort("row")["media_id"].to_list()
         ids[modality] = [names[row] if row >= 0 else None for row in rows]
     return ids
+
+
+def check_patterns(model: BioVitaModel, recipe: Recipe) -> None:
+    """Refuse patterns that match nothing, which costs nothing yet; `train_stage` comes after all media are decoded.
+
+    Raises:
+        TrainError: a pattern matches nothing, or nothing that trains.
+    """
+    if recipe.lora_rank:
+        lora.reached_by(model, recipe.trained, recipe.lora_rank)
+    else:
+        choose_trained(model, recipe.trained)
+        make_optimizer(Trainee(model, recipe), recipe)
 
 
 def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -355,7 +388,10 @@ def choose_trained(model: torch.nn.Module, patterns: Sequence[str]) -> list[str]
         if pattern == "audio_adapter.*" and isinstance(model.get_submodule("audio_adapter"), torch.nn.Identity):
             continue  # a model that projects straight into the joint space has none
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise TrainError(f"trained: '{pattern}' matches no parameter; they are named like {', '.join(names[:3])}")
+            parts = {".".join([*name.split(".")[:n], "*"]) for name in names for n in range(1, name.count(".") + 1)}
+            near = get_close_matches(pattern, sorted(parts | set(names)), n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"they are named like {', '.join(names[:3])}"
+            raise TrainError(f"trained: '{pattern}' matches no parameter; {hint}")
     if not patterns:
         raise TrainError("trained: no pattern given, so nothing would train")
     chosen = {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}

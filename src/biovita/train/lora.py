@@ -33,6 +33,23 @@ def add(model: BioVitaModel, patterns: Sequence[str], rank: int) -> list[str]:
     Source:
         LoRA (arXiv 2106.09685), with a factor of 1 on B A.
     """
+    layers, whole = reached_by(model, patterns, rank)
+    chosen = "|".join(re.escape(layer) for layer in sorted(layers))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=f"({chosen})"), model)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):  # new ones come in training mode
+            module.train(module.get_base_layer().training)
+    for name in whole:
+        model.get_parameter(name).requires_grad_()
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def reached_by(model: BioVitaModel, patterns: Sequence[str], rank: int) -> tuple[set[str], set[str]]:
+    """Name the linear layers that patterns reach, and the parameters that train as they are.
+
+    Raises:
+        TrainError: a pattern reaches no linear layer.
+    """
     parameters = dict(model.named_parameters())
     layer_of = {
         f"{layer}.{name}": layer
@@ -50,14 +67,7 @@ def add(model: BioVitaModel, patterns: Sequence[str], rank: int) -> list[str]:
         layers |= reached
     if not layers:
         raise TrainError(f"trained: {', '.join(patterns) or 'nothing'} reaches no linear layer; set lora_rank to 0")
-    chosen = "|".join(re.escape(layer) for layer in sorted(layers))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=f"({chosen})"), model)
-    for module in model.modules():
-        if isinstance(module, LoraLayer):  # new ones come in training mode
-            module.train(module.get_base_layer().training)
-    for name in whole:
-        parameters[name].requires_grad_()
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return layers, whole
 
 
 def merge(model: BioVitaModel) -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from biovita.errors import ConfigError
 
+MOST_SEED = 2**63  # torch takes no larger one
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -51,6 +53,15 @@ class Gate:
     """Share of the moving mean that stays at each step."""
     penalty: float = 0.0
     """Times what ATC lies above the first share; added to the loss."""
+
+    def __post_init__(self) -> None:
+        check_number("gate.patience", self.patience, 1)
+        if not 0 <= self.memory < 1:
+            raise ConfigError(f"gate.memory is {self.memory}; it must be at least 0 and below 1")
+        for name in ("above", "penalty"):
+            check_number(f"gate.{name}", getattr(self, name), 0)
+        if not math.isfinite(self.below):
+            raise ConfigError(f"gate.below is {self.below}; it must be finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,16 +161,27 @@ class Recipe:
     def __post_init__(self) -> None:
         if not (self.audio_text or self.audio_image or self.image_text):
             raise ConfigError("audio_text, audio_image and image_text are all 0; a stage needs at least one loss")
+        if not self.stage.strip():
+            raise ConfigError("recipe.stage is empty; give the stage a name, under which its log and curves stand")
+        if self.seed >= MOST_SEED:
+            raise ConfigError(f"recipe.seed is {self.seed}; it must be below {MOST_SEED}")
         least = {"seed": 0, "epochs": 1, "batch_size": 1, "max_per_species": 1, "accumulate": 1, "hard_group": 2}
         least |= dict.fromkeys(("audio_text", "audio_image", "image_text", "ramp_epochs", "weight_decay"), 0)
         least |= dict.fromkeys(("micro_batch", "warmup_steps", "patience", "lora_rank", "logit_scale"), 0)
         for name, low in least.items():
-            if not low <= getattr(self, name) < math.inf:
-                raise ConfigError(f"recipe.{name} is {getattr(self, name)}; it must be at least {low}")
-        above = {"learning_rate": 0.0, "clip_gradient": 0.0, "max_logit_scale": 1.0, "validate_every": 0.0}
+            check_number(f"recipe.{name}", getattr(self, name), low)
+        above = {"learning_rate": 0, "clip_gradient": 0, "max_logit_scale": 1, "validate_every": 0}
         for name, low in above.items():
-            if not low < getattr(self, name) < math.inf:
-                raise ConfigError(f"recipe.{name} is {getattr(self, name)}; it must be more than {low:g}")
+            check_number(f"recipe.{name}", getattr(self, name), low, above=True)
+        for name in ("rates", "decays", "from_steps"):
+            for pattern, value in getattr(self, name).items():
+                check_number(f"recipe.{name} of '{pattern}'", value, 0)
+        if min(self.ramp_steps) < 0:
+            raise ConfigError(f"recipe.ramp_steps is {', '.join(map(str, self.ramp_steps))}; both must be at least 0")
+        if self.logit_scale > self.max_logit_scale:
+            raise ConfigError(
+                f"logit_scale {self.logit_scale:g} is larger than max_logit_scale {self.max_logit_scale:g}"
+            )
         if self.micro_batch and not self.freeze_batch_norm and (self.audio_text or self.audio_image):
             raise ConfigError(
                 f"micro_batch is {self.micro_batch} and freeze_batch_norm is false: a batch norm would take its "
@@ -179,3 +201,14 @@ class Recipe:
     def anchor(self) -> Literal["audio", "image"]:
         """The modality that an epoch walks through; partners are drawn to it."""
         return "audio" if self.audio_text or self.audio_image else "image"
+
+
+def check_number(name: str, value: float, low: float, *, above: bool = False) -> None:
+    """Refuse a number that is too small, or not finite.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not (low < value if above else low <= value) or value == math.inf:
+        least = f"{'more than' if above else 'at least'} {low:g}"
+        raise ConfigError(f"{name} is {value}; it must be {least}{', and finite' if value == math.inf else ''}")

@@ -32,6 +32,7 @@ def smoke(recipe: Recipe) -> Recipe:
         gate=replace(recipe.gate, patience=min(recipe.gate.patience, 2)),
         from_steps={pattern: min(step, 2) for pattern, step in recipe.from_steps.items()},
         warmup_steps=min(recipe.warmup_steps, 2),
+        ema=min(recipe.ema, 0.5),
         min_per_species=min(recipe.min_per_species, draws),
         max_per_species=min(recipe.max_per_species, draws),
         hard_group=min(recipe.hard_group, batch),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -23,6 +24,17 @@ Name = Literal["tensorboard", "wandb", "mlflow"]
 PROJECT: Final = "biovita"  # of W&B; the experiment of MLflow
 FLUSH_S: Final = 5.0
 MOST_AT_ONCE: Final = 500  # numbers; MLflow takes 1,000 in one call
+
+
+def check_installed(names: Sequence[Name]) -> None:
+    """Refuse a place whose package is missing, before the run begins.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise ConfigError(missing(name))
 
 
 class Tracker(Protocol):
@@ -182,7 +194,12 @@ def _wanted(name: Name) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"track: {name} is not installed; pip install 'biovita[track]'") from error
+        raise ConfigError(missing(name)) from error
+
+
+def missing(name: Name) -> str:
+    """Say what to install."""
+    return f"track: {name} is not installed; pip install 'biovita[track]'"
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
