@@ -20,6 +20,8 @@ The command line prints one line for these (file, value, what to do) and exits w
 
 from typing import Literal
 
+EXIT_BAD_ITEMS = 3  # of a command that did its work, but for items that it lists
+
 
 class BiovitaError(Exception):
     """Base of all errors that a user can cause and mend."""

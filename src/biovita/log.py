@@ -26,6 +26,7 @@ class Settings:
 SETTINGS = Settings()
 PLAIN_INTERVAL_S = 5.0
 TERMINAL_INTERVAL_S = 0.1
+N_LISTED = 20  # bad items that are shown one by one; the rest is counted
 
 
 def say(message: str) -> None:

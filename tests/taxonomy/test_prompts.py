@@ -1,7 +1,6 @@
 """The five forms are those of the paper, and evaluation sees the bare name."""
 
-from biovita.taxonomy.prompts import PROMPTS, eval_text, training_prompts
-from biovita.taxonomy.rank import LEVELS
+from biovita.taxonomy.prompts import PROMPTS, training_prompts
 from biovita.taxonomy.taxon import Taxon
 
 LYNX = Taxon(
@@ -31,17 +30,3 @@ def test_empty_ranks_are_skipped_and_a_missing_common_name_falls_back() -> None:
     assert training_prompts(taxon)[2] == "Mammalia Lynx Lynx rufus"
     assert training_prompts(taxon)[0] == "Lynx rufus"
     assert training_prompts(taxon)[3] == "Lynx rufus with common name Lynx rufus"
-
-
-def test_evaluation_embeds_the_bare_name() -> None:
-    names = {level: eval_text(LYNX, level) for level in LEVELS}
-    assert names["species"] == "Lynx rufus"
-    assert names["genus"] == "Lynx"
-    assert names["family"] == "Felidae"
-    assert names["common_name"] == "Bobcat"
-
-
-def test_evaluation_falls_back_only_for_common_names() -> None:
-    taxon = Taxon(species="Lynx rufus")
-    assert eval_text(taxon, "common_name") == "Lynx rufus"
-    assert eval_text(taxon, "family") == ""

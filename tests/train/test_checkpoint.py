@@ -1,6 +1,8 @@
 """RESUME: whatever stops a run and whenever, it ends with the bits of one that nothing stopped."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import torch
 from biovita.commands.train import asked_to_stop
 from biovita.errors import StoppedError, TrainError
 from biovita.files import MANIFEST, sha256_file
+from biovita.train import loop
 from biovita.train.checkpoint import MODEL, OPTIMIZER, Checkpoints
 from biovita.train.features import Features
 from biovita.train.loop import train_stage
@@ -33,7 +36,13 @@ CLOCK = ("samples_per_s", "wait_share", "peak_share")
 
 
 def run(
-    new_encoder: Callable[..., Any], features: Features, folder: Path, *, facts: list[Any] | None = None, **more: Any
+    new_encoder: Callable[..., Any],
+    features: Features,
+    folder: Path,
+    *,
+    recipe: Recipe = RECIPE,
+    facts: list[Any] | None = None,
+    **more: Any,
 ) -> Any:
     """Train as one process would: from the same start, with the checkpoints that lie in the folder."""
     encoder = new_encoder()
@@ -44,7 +53,7 @@ def run(
     more.setdefault("checkpoints", Checkpoints(folder / "checkpoints", key="a run", every_s=0.0))
     folder.mkdir(exist_ok=True)
     found = train_stage(
-        encoder, features, [[f"species {n}"] * 5 for n in range(4)], RECIPE, log_path=folder / "log.jsonl",
+        encoder, features, [[f"species {n}"] * 5 for n in range(4)], recipe, log_path=folder / "log.jsonl",
         validate=lambda model: {"scale": model.model.logit_scale.item()}, **more,
     )  # fmt: skip
     if facts is not None:
@@ -198,6 +207,16 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_and_names_the_batch(
     report = json.loads((tmp_path / "bad_batch.json").read_text())
     assert "audio 4" in report["audio"]
     assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"step-{report['step']:08d}"
+
+
+def test_a_gradient_that_is_not_finite_names_all_batches_of_its_step(
+    new_encoder: Callable[..., Any], features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "clip_gradient", lambda *_: torch.tensor(math.inf))
+    recipe = dataclasses.replace(RECIPE, accumulate=2)
+    with pytest.raises(TrainError, match="the gradient is inf"):
+        run(new_encoder, features, tmp_path, recipe=recipe)
+    assert len(json.loads((tmp_path / "bad_batch.json").read_text())["audio"]) == 2 * recipe.batch_size
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from biovita.media.audio import read_audio
 from biovita.models.mel import LogMel
 from biovita.models.vita import FRAMES
 from biovita.train import features as module
-from biovita.train.features import SILENCE_DB, Features, _Store, prepare
+from biovita.train.features import SILENCE_DB, Features, _Store, lineage_of, prepare
 
 HOP = 480
 FP16_DB = 0.04  # half a step of float16 between 64 and 128 dB, and a little of float32's
@@ -297,3 +298,18 @@ def test_a_file_that_went_bad_stops_the_stage_and_leaves_nothing_half_made(encod
 def test_splits_without_media_are_an_error_that_names_them(encoder: Any, made_up: Path) -> None:
     with pytest.raises(TrainError, match="no media in the splits train2"):
         prepare(Dataset.open(made_up), encoder, splits=["train2"])
+
+
+@pytest.mark.parametrize("unknown", ["", None])
+def test_species_of_unknown_family_are_no_relatives(unknown: str | None) -> None:
+    species = ["Rana temporaria", "Turdus merula", "Turdus pilaris"]
+    ranks = {"kingdom": "Animalia", "phylum": "Chordata", "class": ["Amphibia", "Aves", "Aves"], "order": unknown}
+    ranks |= {"family": unknown, "genus": ["Rana", "Turdus", "Turdus"]}
+    taxa = pl.DataFrame({"species": species}).with_columns(
+        pl.Series(name, values if isinstance(values, list) else [values] * 3, pl.String)
+        for name, values in ranks.items()
+    )
+    found = dict(zip(("species", "genus", "family", "order", "class"), lineage_of(taxa, species).T, strict=False))
+    assert len(set(found["family"])) == len(set(found["order"])) == 3
+    assert found["genus"][1] == found["genus"][2] != found["genus"][0]
+    assert found["class"][1] == found["class"][2] != found["class"][0]

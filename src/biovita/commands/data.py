@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from biovita.errors import ConfigError, DatasetError
-from biovita.log import SETTINGS, emit, say
+from biovita.errors import EXIT_BAD_ITEMS, ConfigError, DatasetError
+from biovita.log import N_LISTED, SETTINGS, emit, say
 from biovita.media.check import Limits
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from biovita.sources.record import Reading
     from biovita.taxonomy.checklist import Checklist
 
-N_LISTED = 20  # refused items shown one by one; the rest is counted
 N_HOSTS = 5
-EXIT_BAD_ITEMS = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,8 @@ from typing import Literal
 
 import tyro
 
-from biovita.errors import ConfigError, DatasetError
-from biovita.log import SETTINGS, emit, say, warn
-
-N_LISTED = 20  # problems shown one by one; the rest is counted
-EXIT_BAD_ITEMS = 3
+from biovita.errors import EXIT_BAD_ITEMS, ConfigError, DatasetError
+from biovita.log import N_LISTED, SETTINGS, emit, say, warn
 
 
 @dataclass(frozen=True, kw_only=True)

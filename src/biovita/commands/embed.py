@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from biovita.config import describe_run
-from biovita.errors import ConfigError
+from biovita.errors import EXIT_BAD_ITEMS, ConfigError
 from biovita.files import write_json
 from biovita.log import SETTINGS, emit, say, warn
 
 if TYPE_CHECKING:
     from biovita.embed.extract import How, Outcome
     from biovita.models.encoder import Embedder
-
-EXIT_BAD_ITEMS = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from biovita.config import describe_run
-from biovita.errors import ConfigError
+from biovita.errors import EXIT_BAD_ITEMS, ConfigError
 from biovita.files import sha256_json, write_json
 from biovita.log import SETTINGS, Progress, emit, say, warn
 from biovita.taxonomy.rank import RANKS, Rank
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from biovita.identify.write import Counts, Out
     from biovita.media.check import Verdict
 
-EXIT_BAD_ITEMS = 3
 STDIN = Path("-")
 ON_STDOUT = ("table", "csv", "jsonl")
 OF_SOUND = ("raven", "audacity", "birdnet")

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from biovita.errors import ConfigError, MediaError
-from biovita.log import SETTINGS, emit, say, warn
-
-EXIT_BAD_ITEMS = 3
-N_LISTED = 20  # refused files shown one by one; the rest is counted
+from biovita.errors import EXIT_BAD_ITEMS, ConfigError, MediaError
+from biovita.log import N_LISTED, SETTINGS, emit, say, warn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from biovita.errors import ArchiveError, ConfigError, MediaError
+from biovita.errors import EXIT_BAD_ITEMS, ArchiveError, ConfigError, MediaError
 from biovita.log import SETTINGS, emit, say, warn
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from biovita.search.archive import Archive, Hit
     from biovita.search.query import Example
 
-EXIT_BAD_ITEMS = 3
 SECTION = re.compile(r"(.+)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")
 
 

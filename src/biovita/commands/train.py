@@ -131,6 +131,8 @@ def run_train(config: Train) -> int:
     part = config.out.with_name(f".{config.out.name}.{key[:12]}.part")
     with alone(part) if first else nullcontext():
         if first:
+            if config.out.exists():
+                raise ConfigError(f"{config.out}: another process has made it meanwhile; nothing is left to do")
             for other in config.out.parent.glob(f".{config.out.name}.*.part"):
                 if other != part:
                     warn(f"{other}: left by another run to {config.out}; remove it if that is not to go on")

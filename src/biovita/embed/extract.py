@@ -19,7 +19,7 @@ from biovita.embed.parts import Bad, Parts
 from biovita.embed.store import Facts, read_embeddings, write_embeddings
 from biovita.errors import EmbeddingError, MediaError
 from biovita.files import home, sha256_json, write_text
-from biovita.log import Progress, say, warn
+from biovita.log import N_LISTED, Progress, say, warn
 from biovita.media.check import check_files
 from biovita.models.encoder import (
     BLOCK,
@@ -32,8 +32,6 @@ from biovita.models.encoder import (
     Window,
     in_batches,
 )
-
-N_LISTED = 20  # refused things shown one by one; the rest is counted
 
 
 @dataclass(frozen=True, kw_only=True)

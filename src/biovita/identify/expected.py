@@ -9,14 +9,13 @@ import numpy as np
 import polars as pl
 
 from biovita.errors import ConfigError, DatasetError
-from biovita.log import warn
+from biovita.log import N_LISTED, warn
 from biovita.taxonomy.checklist import Checklist
 from biovita.taxonomy.rank import LEVELS
 from biovita.taxonomy.taxon import Taxon, normal_name
 
 NEAR_DEG = 1.0  # of latitude, and of longitude as long as that is: about 111 km each way
 NEAR_WEEKS = 2  # of the year's 48, before and after
-N_LISTED = 20  # unknown names that are shown one by one; the rest is counted
 
 # our word for a column, and what tables call it (GBIF downloads, Darwin Core, ours) in lower case; the first counts
 COLUMNS = {

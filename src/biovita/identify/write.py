@@ -38,6 +38,7 @@ from biovita.identify.table import (
     text_cell,
     written,
 )
+from biovita.log import N_LISTED
 from biovita.tables import ROWS_PER_GROUP
 
 Format = Literal["table", "csv", "jsonl", "parquet", "raven", "audacity", "birdnet", "camtrap-dp"]
@@ -52,7 +53,6 @@ HIGHEST_HZ: Final = 24_000.0  # half the rate at which the model hears
 SUFFIXES: Final = {"raven": ".selections.txt", "audacity": ".labels.txt", "birdnet": ".results.csv"}  # a file's table
 TABLES: Final = {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet"}  # those that may be one file alone
 JOURNAL, RUN, REFUSED = "journal.jsonl", "run.json", "refused.csv"  # beside every output
-N_LISTED: Final = 20  # refused files that are shown one by one; the rest is counted
 LONGEST_NAME: Final = 255  # bytes, on most file systems
 
 

@@ -7,7 +7,6 @@ Source:
 
 from typing import Final
 
-from biovita.taxonomy.rank import Level
 from biovita.taxonomy.taxon import Taxon
 
 PROMPTS: Final[tuple[str, ...]] = (
@@ -35,11 +34,3 @@ def training_prompts(taxon: Taxon) -> list[str]:
         f"{scientific} with common name {common}",
         f"{taxonomy} with common name {common}",
     ]
-
-
-def eval_text(taxon: Taxon, level: Level) -> str:
-    """Write the text that evaluation embeds: the bare name at a level; species means the scientific name.
-
-    A missing common name becomes the scientific one. A missing rank is an empty text: the caller leaves it out.
-    """
-    return taxon.at(level) or (taxon.species if level == "common_name" else "")

@@ -169,7 +169,7 @@ def lineage_of(taxa: pl.DataFrame, species: list[str]) -> np.ndarray:
     rows = pl.DataFrame({"species": species}).join(taxa, on="species", how="left", maintain_order="left")
     alone = -1 - pl.int_range(pl.len())
     return rows.select(
-        pl.col(rank).rank("dense").cast(pl.Int64).fill_null(alone) for rank in reversed(RANKS)
+        pl.when(pl.col(rank) != "").then(rank).rank("dense").cast(pl.Int64).fill_null(alone) for rank in reversed(RANKS)
     ).to_numpy()
 
 

@@ -173,7 +173,7 @@ def train_stage(
             log.flush()
             track(numbers_of(line), step)
 
-    started, record = time.monotonic() - state.memory["seconds"], {}
+    started, record = time.monotonic() - state.memory.get("seconds", 0.0), {}
     if ranks.rank() == 0:
         drop_torn_line(log_path)
     set_modes(model, freeze_batch_norm=recipe.freeze_batch_norm)
@@ -200,15 +200,16 @@ def train_stage(
                 group["lr"] = rate_at(step, n_steps, recipe, group["peak"])
             optimizer.zero_grad()
             losses: dict[str, float] = {}
-            inputs, waited_s, n_items = next(stream), 0.0, 0
+            inputs, waited_s, n_items, batches = next(stream), 0.0, 0, []
             with rate.counted():
                 for n in range(recipe.accumulate):
                     inputs = next(stream) if n else inputs
+                    batches.append(inputs.batch)
                     last = n + 1 == recipe.accumulate
                     with nullcontext() if last else accelerator.no_sync(wrapped):
                         loss, parts = work.backward(inputs, weights, keeper, share=1 / recipe.accumulate)
                     if not torch.isfinite(loss):
-                        raise not_finite("loss", loss, step, inputs.batch, source, recipe, log_path)
+                        raise not_finite("loss", loss, step, batches[-1:], source, recipe, log_path)
                     for name, value in (
                         {"loss": loss} | {f"loss_{pair}": part for pair, part in parts.items()}
                     ).items():
@@ -220,7 +221,7 @@ def train_stage(
                 share_numbers(trainee.parameters())
             norm = clip_gradient(trainee.parameters(), recipe.clip_gradient)
             if not torch.isfinite(norm):
-                raise not_finite("gradient", norm, step, inputs.batch, source, recipe, log_path)
+                raise not_finite("gradient", norm, step, batches, source, recipe, log_path)
             optimizer.step()
             if model.logit_scale.requires_grad:
                 model.logit_scale.data.clamp_(0.0, float(np.log(recipe.max_logit_scale)))
@@ -344,22 +345,23 @@ def drop_torn_line(log_path: Path) -> None:
 
 
 def not_finite(
-    what: str, value: torch.Tensor, step: int, batch: Batch, source: Source, recipe: Recipe, log_path: Path
+    what: str, value: torch.Tensor, step: int, batches: list[Batch], source: Source, recipe: Recipe, log_path: Path
 ) -> TrainError:
-    """Write down which items the step held, and say where."""
+    """Write down which items the batches held, and say where."""
     report = log_path.with_name("bad_batch.json" if ranks.rank() == 0 else f"bad_batch-{ranks.rank()}.json")
-    write_json(report, {"stage": recipe.stage, "step": step, what: str(value.item()), **items_of(batch, source)})
+    write_json(report, {"stage": recipe.stage, "step": step, what: str(value.item()), **items_of(batches, source)})
     return TrainError(
         f"{recipe.stage}: the {what} is {value.item()} at step {step}; {report} names the batch: look at its files, or "
         "lower learning_rate"
     )
 
 
-def items_of(batch: Batch, source: Source) -> dict[str, list[str | None]]:
-    """Name the media of a batch; None where an item has no partner."""
+def items_of(batches: list[Batch], source: Source) -> dict[str, list[str | None]]:
+    """Name the media of batches; None where an item has no partner."""
     ids: dict[str, list[str | None]] = {}
-    for modality, rows in (("audio", batch.audio), ("image", batch.image)):
+    for modality in ("audio", "image"):
         names = source.media.filter(pl.col("modality") == modality).sort("row")["media_id"].to_list()
+        rows = np.concatenate([getattr(batch, modality) for batch in batches])
         ids[modality] = [names[row] if row >= 0 else None for row in rows]
     return ids
 
